@@ -1,0 +1,435 @@
+"""The settings of a run: one nested dataclass that YAML, flags and Python share.
+
+``RunConfig`` is what ``sertune train`` needs to know. A YAML file, a flag such as ``--method.layers 3`` and
+``RunConfig(method=MethodConfig(layers=3))`` are the same thing. The text under each field is its help.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from sertune.errors import SertuneError
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """What is read of each clip."""
+
+    crop: float = 15.0
+    """Longest part of a clip that is used, in seconds from its start. Longer files are predicted in windows."""
+    min_seconds: float = 0.05
+    """Clips shorter than this are bad files."""
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """What is predicted."""
+
+    name: Literal["category", "dimension"] = "category"
+    """`category`: one of the labels. `dimension`: arousal, valence, dominance on their own scale."""
+    labels: list[str] = field(default_factory=list)
+    """Categories to keep, in order; empty: all that the data has. Other clips are left out."""
+    dimensions: list[str] = field(default_factory=list)
+    """Dimensions to predict; empty: all that the data has."""
+    class_weights: bool = True
+    """Weigh the loss of each class by the inverse of its frequency in the training part."""
+    label_smoothing: float = 0.1
+    """Share of each label's probability that is spread over all labels, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Which parameters of the encoder train."""
+
+    name: Literal["frozen", "partial", "full"] = "partial"
+    """`frozen`: the head alone. `partial`: the last `layers` layers. `full`: all layers."""
+    layers: int = 2
+    """With `partial`: how many of the last layers train."""
+    front: bool = False
+    """With `full`: train the front (convolutions, projections) below the layers too."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """From the encoder's states to the outputs."""
+
+    layers: list[int] = field(default_factory=list)
+    """Layers that are read (0 = what enters the first layer); empty: all but the last one, whose norm often
+    serves the pre-training task, or the last one alone with `mix: last`."""
+    mix: Literal["concat", "weighted", "last"] = "concat"
+    """`concat`: layers side by side. `weighted`: a learnt softmax mix. `last`: the last layer alone."""
+    pooling: Literal["mean", "mean+std", "attentive"] = "mean"
+    """How frames become one vector per layer."""
+    hidden: list[int] = field(default_factory=list)
+    """Widths of the hidden layers of the MLP; empty: linear."""
+    dropout: float = 0.1
+    """Dropout on the pooled vector and the hidden layers."""
+    start: Literal["probe", "random"] = "probe"
+    """`probe`: a linear head starts from the regularised linear model on the frozen states."""
+    regularisation: list[float] = field(default_factory=lambda: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3])
+    """Strengths tried for the linear model (dev chooses): the L2 penalty per training clip."""
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Who trains, who chooses, who tests."""
+
+    name: Literal["official", "loso", "kfold", "speaker", "random"] = "speaker"
+    """`official` partitions, `loso` leave one speaker out, `kfold` over speakers, one `speaker` split,
+    `random` (speaker-dependent)."""
+    folds: int = 5
+    """Folds of `kfold`."""
+    test: float = 0.2
+    """Share of the test part (`speaker`, `random`)."""
+    dev: float = 0.1
+    """Share of the dev part (`speaker`, `random`, and where `official` has none)."""
+    dev_speakers: int = 1
+    """Dev speakers per fold of `loso`."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation in feature space, on the states above the cut; training only."""
+
+    time_mask: float = 0.1
+    """Share of the frames hidden by random spans, 0 to 1."""
+    time_span: float = 0.2
+    """Length of a hidden span in seconds."""
+    channel_mask: float = 0.0
+    """Share of the state's channels set to zero per clip, 0 to 1."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution that mixes pooled vectors and labels of two clips; 0: off."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise, relative to that of the states."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it is trained."""
+
+    epochs: int = 10
+    """Passes over the training part; the best by dev is kept."""
+    lr: float = 5e-5
+    """Peak learning rate of the encoder."""
+    head_lr: float = 1e-3
+    """Peak learning rate of the head."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+    warmup: float = 0.1
+    """Share of all steps in which the rates rise from zero."""
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    """After the warm-up: `cosine` to zero, halved when dev stops improving (`plateau`), or `constant`."""
+    plateau_patience: int = 2
+    """Epochs without a better dev score before `plateau` halves the rates."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: off."""
+    batch_clips: int = 32
+    """Most clips in a batch."""
+    batch_seconds: float = 100.0
+    """Most seconds of (padded) audio in a batch."""
+    accumulate: int = 1
+    """Split each batch into this many parts; the loss is still that of the whole batch."""
+    patience: int = 0
+    """Stop after this many epochs without a better dev score; 0: never."""
+    unfreeze_epoch: int = 0
+    """Epochs in which the head trains alone before the encoder joins."""
+    average: float = 0.9
+    """Decay per step of the running average of the weights that is evaluated and kept; 0: off."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written at the end of each epoch, and after this many minutes within one."""
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """States of the frozen part, computed once per run."""
+
+    states: bool = True
+    """Keep them; otherwise they are computed again for every batch."""
+    limit_gib: float = 4.0
+    """Most memory they may take; beyond it they are computed again for every batch."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that `sertune train` needs to know."""
+
+    data: list[str] = field(default_factory=list)
+    """Corpora: `emodb:FOLDER`, `table.csv`, `table.parquet`, a saved manifest, `synthetic`. Repeatable."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names of a table's columns, e.g. `--columns.emotion my_label`."""
+    encoder: str = "builtin"
+    """A hub name, a folder, or `builtin`."""
+    target: TargetConfig = field(default_factory=TargetConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 on hardware that has it, else fp16 on a GPU, else fp32."""
+    baseline: bool = True
+    """Score the frozen baseline beside the model."""
+    skip_bad: bool = False
+    """Go on without files that can't be used; they are listed in the report."""
+    seed: int = 0
+    """Seeds everything that is random."""
+    out: str = ""
+    """The run folder."""
+
+
+SHORTHANDS = ("target", "method", "split")
+"""Sections that can be given by their name alone: ``--method partial`` is ``--method.name partial``."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A nested dict of plain values, as it is written to YAML."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """The configuration with the given values and defaults elsewhere.
+
+    Raises:
+        SertuneError: an unknown key (with the nearest name), a wrong type, or a value that makes no sense.
+    """
+    values = _expand_shorthands(values)
+    _check_keys(RunConfig, values, "")
+    return _instantiate(lambda parser: parser.parse_object(values))
+
+
+def from_flags(flags: list[str]) -> RunConfig:
+    """The configuration of a command line: ``--config FILE.yaml`` first, then every other flag over it.
+
+    Raises:
+        SertuneError: as `from_dict`; an unknown flag is named with the nearest one.
+    """
+    return _instantiate(lambda parser: parser.parse_args(_expand_flags(flags)))
+
+
+def flags_help() -> str:
+    """The help text of all flags of `sertune train`."""
+    text: str = _parser().format_help()
+    return text
+
+
+def load_yaml(file: str | Path) -> dict[str, Any]:
+    """The nested dict of a YAML file.
+
+    Raises:
+        SertuneError: the file is missing, is no YAML, or holds no mapping.
+    """
+    import yaml
+
+    path = Path(file)
+    if not path.is_file():
+        raise SertuneError(f"{path}: no such configuration file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SertuneError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SertuneError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def dump_yaml(config: RunConfig) -> str:
+    """The configuration as YAML, every value stated."""
+    import yaml
+
+    text: str = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def validate(config: RunConfig) -> None:
+    """Raises `SertuneError` for the first value that makes no sense, naming its key."""
+    train, augment, head = config.train, config.augment, config.head
+    _need(config.seed >= 0, "seed", config.seed, "0 or more")
+    _need(config.audio.crop > 0, "audio.crop", config.audio.crop, "seconds above 0")
+    _need(
+        0 <= config.target.label_smoothing < 1,
+        "target.label_smoothing",
+        config.target.label_smoothing,
+        "0 to 1",
+    )
+    _need(config.method.layers >= 1, "method.layers", config.method.layers, "1 or more (or --method frozen)")
+    _need(0 <= head.dropout < 1, "head.dropout", head.dropout, "0 to 1")
+    _need(all(width > 0 for width in head.hidden), "head.hidden", head.hidden, "widths above 0")
+    _need(
+        bool(head.regularisation) and min(head.regularisation) > 0,
+        "head.regularisation",
+        head.regularisation,
+        "at least one strength above 0",
+    )
+    _need(train.epochs >= 0, "train.epochs", train.epochs, "0 or more")
+    for key in ("lr", "head_lr", "weight_decay", "clip"):
+        _need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
+    _need(0 <= train.warmup < 1, "train.warmup", train.warmup, "a share from 0 to 1")
+    for key in ("batch_clips", "accumulate"):
+        _need(getattr(train, key) >= 1, f"train.{key}", getattr(train, key), "1 or more")
+    _need(train.batch_seconds > 0, "train.batch_seconds", train.batch_seconds, "seconds above 0")
+    _need(0 <= train.average < 1, "train.average", train.average, "a decay from 0 to 1")
+    _need(train.patience >= 0, "train.patience", train.patience, "0 or more")
+    if train.unfreeze_epoch and train.unfreeze_epoch >= train.epochs:
+        raise SertuneError(
+            f"train.unfreeze_epoch = {train.unfreeze_epoch}: the encoder would never train in "
+            f"{train.epochs} epochs; choose a smaller value, or --method frozen"
+        )
+    for key in ("time_mask", "channel_mask"):
+        _need(0 <= getattr(augment, key) < 1, f"augment.{key}", getattr(augment, key), "a share from 0 to 1")
+    for key in ("mixup", "noise"):
+        _need(getattr(augment, key) >= 0, f"augment.{key}", getattr(augment, key), "0 or more")
+    _need(augment.time_span > 0, "augment.time_span", augment.time_span, "seconds above 0")
+
+
+def _need(good: bool, key: str, value: object, expected: str) -> None:
+    if not good:
+        raise SertuneError(f"{key} = {value}: expected {expected}")
+
+
+def _parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="sertune train", exit_on_error=False, usage="sertune train --data D --out RUN [...]")
+    parser.add_argument("--config", action="append", metavar="FILE.yaml", help="settings; flags go over them")
+    parser.add_class_arguments(RunConfig)
+    return parser
+
+
+def _instantiate(parse: Callable[[Any], Any]) -> RunConfig:
+    """Runs a parse and turns its errors into one line."""
+    from jsonargparse import ArgumentError
+
+    parser = _parser()
+    try:
+        parsed = parser.instantiate(parse(parser))
+    except ArgumentError as error:
+        raise SertuneError(_one_line(str(error))) from None
+    config = RunConfig(**{entry.name: parsed[entry.name] for entry in dataclasses.fields(RunConfig)})
+    validate(config)
+    return config
+
+
+def _one_line(message: str) -> str:
+    """jsonargparse's message in one line, in the words of a user."""
+    line = " ".join(message.split())
+    line = re.sub(r"Expected an? <class '(\w+)'>", r"expected \1", line)
+    line = re.sub(r"Expected an? typing\.Literal\[(.*?)\]", r"expected one of \1", line)
+    return re.sub(r'^Parser key "([^"]+)":', r"\1:", line)
+
+
+def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration class, as ``train.lr``."""
+    for name, hint in get_type_hints(kind).items():
+        yield prefix + name
+        if dataclasses.is_dataclass(hint):
+            yield from _keys(hint, f"{prefix}{name}.")
+
+
+def _check_keys(kind: Any, values: Any, prefix: str) -> None:
+    if not isinstance(values, dict):
+        raise SertuneError(f"{prefix.rstrip('.') or 'configuration'}: expected keys and values, found {values!r}")
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise unknown_key(prefix + str(key))
+        if dataclasses.is_dataclass(hints[key]):
+            _check_keys(hints[key], value, f"{prefix}{key}.")
+
+
+def unknown_key(key: str) -> SertuneError:
+    """The error for a key that `RunConfig` does not have, with the nearest one."""
+    near = get_close_matches(key, list(_keys(RunConfig)), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return SertuneError(f"unknown key {key!r}{hint} (all keys: sertune train --print-config)")
+
+
+def _expand_shorthands(values: dict[str, Any]) -> dict[str, Any]:
+    """``method: partial`` becomes ``method: {name: partial}``; one corpus becomes a list of one."""
+    expanded = dict(values)
+    for name in SHORTHANDS:
+        if isinstance(expanded.get(name), str):
+            expanded[name] = {"name": expanded[name]}
+    if isinstance(expanded.get("data"), str):
+        expanded["data"] = [expanded["data"]]
+    return expanded
+
+
+def _expand_flags(flags: list[str]) -> list[str]:
+    """Flags in the parser's own spelling; ``--config`` files come first, as if they were flags."""
+    known = set(_keys(RunConfig))
+    lists = {key for key in known if _hint(key).startswith("list")}
+    head: list[str] = []
+    tail: list[str] = []
+    given: set[str] = set()
+    position = 0
+    while position < len(flags):
+        flag, equals, value = flags[position].partition("=")
+        position += 1
+        if not flag.startswith("--"):
+            raise SertuneError(f"unexpected {flag!r}: every setting is a flag, such as --data emodb:FOLDER")
+        key = flag[2:].replace("-", "_") if flag[2:] not in known else flag[2:]
+        if key != "config" and key not in known and not key.startswith("columns."):
+            raise _unknown_flag(flag, known)
+        values = [value] if equals else []
+        while not equals and position < len(flags) and not flags[position].startswith("--"):
+            values.append(flags[position])
+            position += 1
+        if not values and _hint(key) == "bool":
+            values = ["true"]
+        if not values:
+            raise SertuneError(f"{flag}: expected a value")
+        if key == "config":
+            for file in values:
+                _check_keys(RunConfig, loaded := _expand_shorthands(load_yaml(file)), "")
+                head += _as_flags(loaded)
+        elif key in lists:
+            # the first replaces what a file or the default says, the others are appended
+            for item in values:
+                tail.append(f"--{key}{'+' if key in given else ''}={_listed(item, key)}")
+                given.add(key)
+        elif len(values) > 1:
+            raise SertuneError(f"{flag}: expected one value, found {len(values)}: {' '.join(values)}")
+        else:
+            tail.append(f"--{key}{'.name' if key in SHORTHANDS else ''}={values[0]}")
+    return head + tail
+
+
+def _as_flags(values: dict[str, Any], prefix: str = "") -> list[str]:
+    flags: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flags += _as_flags(value, f"{prefix}{key}.")
+        else:
+            flags.append(f"--{prefix}{key}={json.dumps(value) if not isinstance(value, str) else value}")
+    return flags
+
+
+def _listed(item: str, key: str) -> str:
+    """One item as a list of its own; lists of text stay text also where they look like numbers."""
+    if item.startswith("["):
+        return item
+    return json.dumps([item]) if _hint(key) == "list[str]" else f"[{item}]"
+
+
+def _hint(key: str) -> str:
+    kind: Any = RunConfig
+    for name in key.split("."):
+        if not dataclasses.is_dataclass(kind):
+            return "str"
+        kind = get_type_hints(kind).get(name, str)
+    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__origin__") else str(kind)
+
+
+def _unknown_flag(flag: str, known: set[str]) -> SertuneError:
+    near = get_close_matches(flag[2:], sorted(known), n=1, cutoff=0.5)
+    hint = f"; did you mean --{near[0]}?" if near else ""
+    return SertuneError(f"unknown flag {flag}{hint} (all flags: sertune train --help)")

@@ -1,0 +1,1 @@
+"""The model: encoder split at the cut, methods, head, targets."""

@@ -1,0 +1,527 @@
+"""A pre-trained speech encoder, split at the cut.
+
+The list of layers is found structurally in any transformers speech model. A forward pre-hook on the first layer
+ends the model's own forward there and gives the states that enter it and the keyword inputs of the layers
+(``front``). From then on the layers are called one by one (``replay``), on one unpadded clip or on a padded batch,
+for which the keyword inputs are rebuilt by four rules (`_layer_inputs`). What the model calls after its last
+layer (a final norm, an upsampling) is found by watching one forward pass. On loading, the split is compared with
+the whole model.
+"""
+
+import hashlib
+import inspect
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sertune.data.batch import ClipStates, LayerStates, pad_states
+from sertune.errors import AudioError, SertuneError
+from sertune.model.features import Features, load_features
+
+SPLIT_TOLERANCE = 1e-4
+"""Largest difference between the split and the whole model, relative to the size of the states."""
+SHORT_CLIP_SECONDS = 0.5
+"""Only clips shorter than this are compared with the front's smallest input."""
+
+
+@dataclass
+class _Kinds:
+    """How the layers want their keyword inputs, as found on a first pass."""
+
+    mask_rank: int = 4
+    constants: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+
+class _StopForwardError(Exception):
+    """Ends the model's forward at the first layer."""
+
+
+class Encoder(nn.Module):
+    """A speech encoder whose layers can be replayed from any depth.
+
+    Args:
+        model: a transformers speech model, in eval mode, weights in float32.
+        features: turns samples into the model's input.
+        name: how the user named it.
+        check: compare the split with the whole model on noise.
+
+    Attributes:
+        cut: the first layer with a trainable parameter; everything below runs in eval mode, without gradients,
+            one clip at a time. ``len(layers)`` when nothing trains.
+        front_trains: whether the part below the layers trains too (then ``cut`` is 0).
+    """
+
+    def __init__(self, model: nn.Module, features: Features, name: str, *, check: bool = True) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.features = features
+        self.name = name
+        self._layers_path, layers = _find_layers(model, name)
+        self.depth = len(layers)
+        self.cut = self.depth
+        self.front_trains = False
+        self._tail_paths: tuple[str, ...] = ()
+        self._digest = ""
+        self._min_samples = 0
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        self._kinds = self._inspect()
+        if check:
+            self._check_split()
+
+    # -- structure ---------------------------------------------------------------------------------------------
+
+    @property
+    def rate(self) -> int:
+        """Sampling rate of the input in Hz."""
+        return self.features.rate
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers."""
+        found = self.model.get_submodule(self._layers_path)
+        assert isinstance(found, nn.ModuleList)
+        return found
+
+    @property
+    def tail(self) -> list[nn.Module]:
+        """What the model applies after its last layer (a norm, an upsampling), in order."""
+        return [self.model.get_submodule(path) for path in self._tail_paths]
+
+    @property
+    def width(self) -> int:
+        """Channels of the hidden states."""
+        config: Any = self.model.config
+        return int(config.hidden_size)
+
+    def front_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Named parameters below the first layer that the output depends on."""
+        above = {id(p) for module in [self.layers, *self.tail] for p in module.parameters()}
+        named = [(n, p) for n, p in self.model.named_parameters() if id(p) not in above]
+        for _, parameter in named:
+            parameter.requires_grad_(True)
+        noise = self._noise(0.5)
+        self.front(noise).states.square().sum().backward()
+        used = [(name, parameter) for name, parameter in named if parameter.grad is not None]
+        for _, parameter in named:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        return used
+
+    def set_trainable(self, parameters: Sequence[nn.Parameter], cut: int, *, front: bool = False) -> None:
+        """Marks what trains; called by the methods.
+
+        Args:
+            parameters: all parameters of the encoder that train.
+            cut: first layer that holds one of them; `depth` if there is none.
+            front: whether parameters below the first layer are among them.
+        """
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        self.cut = cut
+        self.front_trains = front
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Layers above the cut follow ``mode``; all below stays in eval mode."""
+        super().train(False)
+        self.training = mode
+        for layer in self.layers[self.cut :]:
+            layer.train(mode)
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Digest of all weights (names, shapes and float32 values); says whether two encoders are the same."""
+        if not self._digest:
+            digest = hashlib.blake2b(digest_size=16)
+            for name, tensor in sorted(self.model.state_dict().items()):
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+            self._digest = digest.hexdigest()
+        return self._digest
+
+    # -- forward -----------------------------------------------------------------------------------------------
+
+    def front(self, audio: np.ndarray) -> "LayerStates":
+        """States that enter the first layer, for one clip alone and unpadded.
+
+        Args:
+            audio: (samples,) float32 at `rate`.
+
+        Raises:
+            AudioError: the clip is shorter than the front's first window.
+        """
+        self._check_length(audio)
+        inputs = {key: value.to(self.device) for key, value in self.features(audio).items()}
+        states = self._stopped_forward(inputs)["hidden_states"]
+        return LayerStates(states, torch.tensor([states.shape[1]], device=states.device))
+
+    @torch.no_grad()
+    def clip_states(self, audio: np.ndarray, start: int | None) -> ClipStates:
+        """Runs one clip alone through the whole encoder in eval mode.
+
+        Args:
+            audio: (samples,) float32 at `rate`.
+            start: layer whose input is kept frame by frame; None keeps pooled vectors alone.
+        """
+        was_training = self.training
+        self.eval()
+        hidden = self.replay(self.front(audio), 0)
+        self.train(was_training)
+        pooled = torch.stack([mean_and_std(layer) for layer in hidden])[:, 0]
+        return ClipStates(hidden[start].states[0].cpu().clone() if start is not None else None, pooled.cpu())
+
+    def replay(self, entering: LayerStates, start: int) -> list[LayerStates]:
+        """The layers from ``start`` on, and the tail.
+
+        Args:
+            entering: what enters layer ``start``, padded.
+            start: 0 to `depth`.
+
+        Returns:
+            What enters each layer from ``start`` on, and the output of the model last: ``depth - start + 1``.
+        """
+        hidden = [entering]
+        states, lengths = entering.states, entering.lengths
+        layers = list(self.layers)
+        inputs = self._layer_inputs(states, lengths) if start < self.depth else {}
+        for layer in layers[start:]:
+            result = self._call(layer, states, inputs)
+            states = result[0] if isinstance(result, tuple) else result
+            hidden.append(LayerStates(states, lengths))
+        hidden[-1] = self._apply_tail(hidden[-1])
+        return hidden
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def _call(self, layer: nn.Module, states: Tensor, inputs: dict[str, Any]) -> Any:
+        if self._kinds.mask_rank != 2:
+            return layer(states, **inputs)
+        with warnings.catch_warnings():
+            # WavLM hands torch a boolean and a float mask together, which torch warns of
+            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+            return layer(states, **inputs)
+
+    def _apply_tail(self, last: LayerStates) -> LayerStates:
+        states, lengths = last.states, last.lengths
+        for module in self.tail:
+            frames = states.shape[1]
+            states = module(states)
+            lengths = lengths * (states.shape[1] // frames)
+        return LayerStates(states, lengths)
+
+    def _layer_inputs(self, states: Tensor, lengths: Tensor) -> dict[str, Any]:
+        """The keyword inputs of every layer for a padded batch: four rules.
+
+        Args:
+            states: (B, T, D).
+            lengths: (B,) frames that are not padding.
+        """
+        frames = states.shape[1]
+        padded = bool((lengths < frames).any())
+        mask = torch.arange(frames, device=states.device)[None, :] < lengths[:, None] if padded else None
+        inputs = dict(self._kinds.constants)
+        for name in self._kinds.names:
+            if name == "attention_mask":
+                inputs[name] = mask if mask is None or self._kinds.mask_rank == 2 else self._mask_4d(states, mask)
+            elif name == "conv_attention_mask":
+                inputs[name] = mask
+            elif name == "position_bias":
+                inputs[name] = self._position_bias(len(states), frames)
+            elif name == "relative_position_embeddings":
+                embed = self._parent().get_submodule("embed_positions")
+                inputs[name] = embed(states)
+        return inputs
+
+    def _mask_4d(self, states: Tensor, mask: Tensor) -> Tensor | None:
+        """The mask as the model's own attention implementation wants it (boolean or additive)."""
+        from transformers.masking_utils import create_bidirectional_mask
+
+        made: Tensor | None = create_bidirectional_mask(
+            config=self.model.config, inputs_embeds=states, attention_mask=mask.long()
+        )
+        return made
+
+    def _position_bias(self, batch: int, frames: int) -> Tensor:
+        """WavLM's relative position bias, which its first layer computes for all: (B * heads, T, T)."""
+        for module in self.layers[0].modules():
+            if hasattr(module, "compute_bias"):
+                compute: Any = module.compute_bias
+                bias: Tensor = compute(frames, frames)
+                return bias.repeat(batch, 1, 1)
+        raise SertuneError(f"encoder {self.name}: its layers want a position_bias, but none computes one")
+
+    # -- found on loading --------------------------------------------------------------------------------------
+
+    def _parent(self) -> nn.Module:
+        return self.model.get_submodule(self._layers_path.rpartition(".")[0])
+
+    def _noise(self, seconds: float) -> np.ndarray:
+        noise = np.random.default_rng(0).standard_normal(int(seconds * self.rate))
+        return (0.1 * noise).astype(np.float32)
+
+    def _stopped_forward(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """The arguments with which the model calls its first layer."""
+        caught: dict[str, Any] = {}
+        layer = self.layers[0]
+
+        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            bound = inspect.signature(layer.forward).bind(*args, **kwargs).arguments
+            caught.update(bound.pop("kwargs", {}), **bound)
+            raise _StopForwardError
+
+        handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            self._whole(inputs)
+        except _StopForwardError:
+            pass
+        finally:
+            handle.remove()
+        return caught
+
+    def _whole(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The model's own forward, (B, T, D)."""
+        if self._is_whisper():
+            return self._whole_whisper(**inputs)
+        output: Tensor = self.model(**inputs).last_hidden_state
+        return output
+
+    def _is_whisper(self) -> bool:
+        config: Any = self.model.config
+        return bool(config.model_type == "whisper")
+
+    def _whole_whisper(self, input_features: Tensor) -> Tensor:
+        """Whisper's encoder with its positions cropped to the clip; its own forward insists on 30 s."""
+        model: Any = self.model
+        states = nn.functional.gelu(model.conv1(input_features))
+        states = nn.functional.gelu(model.conv2(states)).permute(0, 2, 1)
+        positions = model.embed_positions.weight
+        if states.shape[1] > len(positions):
+            seconds = len(positions) / (states.shape[1] / input_features.shape[2]) * self.features.hop / self.rate
+            raise SertuneError(
+                f"encoder {self.name} takes at most {seconds:.0f} s at once; set --audio.crop to that or less"
+            )
+        states = states + positions[: states.shape[1]]
+        for layer in model.layers:
+            states = layer(states, None)
+        output: Tensor = model.layer_norm(states)
+        return output
+
+    @torch.no_grad()
+    def _inspect(self) -> _Kinds:
+        """Finds the tail, and which keyword inputs the layers want, on one forward pass over noise."""
+        inputs = {k: v.to(self.device) for k, v in self.features(self._noise(0.5)).items()}
+        self._tail_paths = self._watch_tail(inputs)
+        given = self._stopped_forward(inputs)
+        known = {"attention_mask", "conv_attention_mask", "position_bias", "relative_position_embeddings"}
+        accepted = set(inspect.signature(self.layers[0].forward).parameters)
+        strange = [k for k, v in given.items() if isinstance(v, Tensor) and k not in known | {"hidden_states"}]
+        if strange:
+            raise SertuneError(
+                f"encoder {self.name}: its layers want the tensor input {strange[0]!r}, which sertune cannot "
+                "rebuild for a padded batch; please report this model"
+            )
+        names = tuple(sorted(known & accepted))
+        if "relative_position_embeddings" in names and given.get("relative_position_embeddings") is None:
+            names = tuple(name for name in names if name != "relative_position_embeddings")
+        constants = {
+            key: value
+            for key, value in given.items()
+            if key not in known | {"hidden_states"} and not isinstance(value, Tensor)
+        }
+        return _Kinds(self._mask_rank(inputs), constants, names)
+
+    def _mask_rank(self, inputs: dict[str, Tensor]) -> int:
+        """Rank of the attention mask that the model itself gives its layers when a batch is padded."""
+        if self._is_whisper():
+            return 4
+        value = next(iter(inputs.values()))
+        doubled = {key: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for key, tensor in inputs.items()}
+        # raw audio is masked in samples, mel features in frames
+        mask = torch.ones(2, value.shape[1], dtype=torch.long, device=value.device)
+        mask[1, mask.shape[1] // 2 :] = 0
+        given = self._stopped_forward({**doubled, "attention_mask": mask}).get("attention_mask")
+        return given.ndim if isinstance(given, Tensor) else 4
+
+    def _watch_tail(self, inputs: dict[str, Tensor]) -> tuple[str, ...]:
+        """Paths of the outermost modules that the model calls after its last layer."""
+        tail: list[str] = []
+        state = {"after": False, "depth": 0}
+
+        def before(path: str) -> Any:
+            def hook(*_: Any) -> None:
+                if state["after"]:
+                    if state["depth"] == 0:
+                        tail.append(path)
+                    state["depth"] += 1
+
+            return hook
+
+        def leave(*_: Any) -> None:
+            # the modules around the layers were entered before and are not counted
+            if state["after"] and state["depth"] > 0:
+                state["depth"] -= 1
+
+        def last(*_: Any) -> None:
+            state["after"] = True
+
+        handles = []
+        for path, module in self.model.named_modules():
+            if path and not path.startswith(self._layers_path):
+                handles.append(module.register_forward_pre_hook(before(path)))
+                handles.append(module.register_forward_hook(leave))
+        handles.append(self.layers[-1].register_forward_hook(last))
+        try:
+            self._whole(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return tuple(tail)
+
+    @torch.no_grad()
+    def _check_split(self) -> None:
+        """Compares split and whole on one clip, and a padded batch with its clips alone."""
+        long, short = self._noise(1.0), self._noise(0.6)
+        inputs = {k: v.to(self.device) for k, v in self.features(long).items()}
+        whole = self._whole(inputs)
+        alone = self.replay(self.front(long), 0)[-1].states
+        frames = alone.shape[1]
+        # SEW appends zeros to its upsampled output; they are left off here
+        if whole.shape[1] < frames or not _close(alone, whole[:, :frames]) or whole[:, frames:].any():
+            raise SertuneError(
+                f"encoder {self.name}: its output is not its layers one after the other, so it can't be split; "
+                "please report this model"
+            )
+        entering = [self.front(long), self.front(short)]
+        batch = self.replay(pad_states([e.states[0] for e in entering]), 0)[-1]
+        second = self.replay(entering[1], 0)[-1].states[0]
+        if not _close(batch.states[0, :frames], alone[0]) or not _close(batch.states[1, : len(second)], second):
+            raise SertuneError(
+                f"encoder {self.name}: a clip's states change with the padding beside it; please report this model"
+            )
+
+    # -- smallest input ----------------------------------------------------------------------------------------
+
+    @property
+    def min_samples(self) -> int:
+        """Fewest samples that give a frame."""
+        if not self._min_samples:
+            low, high = 0, self.rate
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if self._accepts(middle) else (middle, high)
+            self._min_samples = high
+        return self._min_samples
+
+    @torch.no_grad()
+    def _accepts(self, samples: int) -> bool:
+        noise = self._noise(samples / self.rate + 1)[:samples]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                inputs = {k: v.to(self.device) for k, v in self.features(noise).items()}
+                states = self._stopped_forward(inputs)["hidden_states"]
+            return bool(states.shape[1]) and bool(states.isfinite().all())
+        except (RuntimeError, ValueError, IndexError, KeyError):
+            return False
+
+    def _check_length(self, audio: np.ndarray) -> None:
+        if len(audio) < SHORT_CLIP_SECONDS * self.rate and len(audio) < self.min_samples:
+            raise AudioError(
+                "clip",
+                f"too short: {len(audio)} samples at {self.rate} Hz; encoder {self.name} needs {self.min_samples}",
+            )
+
+
+def mean_and_std(layer: LayerStates) -> Tensor:
+    """Mean and population standard deviation over the frames that are not padding: (B, 2 D), float32."""
+    states = layer.states.float()
+    inside = torch.arange(states.shape[1], device=states.device)[None, :] < layer.lengths[:, None]
+    count = layer.lengths[:, None].clamp_min(1)
+    mean = (states * inside[:, :, None]).sum(1) / count
+    centred = (states - mean[:, None]) * inside[:, :, None]
+    # the square root has no slope at zero: clips of one frame would give NaN gradients
+    return torch.cat([mean, (centred.square().sum(1) / count + 1e-12).sqrt()], dim=1)
+
+
+def _close(split: Tensor, whole: Tensor) -> bool:
+    scale = max(float(whole.abs().max()), 1.0)
+    return bool(float((split - whole).abs().max()) <= SPLIT_TOLERANCE * scale)
+
+
+def _find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
+    """The list of layers: the longest list of equal modules as deep as the configuration says."""
+    config: Any = getattr(model, "config", None)
+    depth = getattr(config, "num_hidden_layers", None) or getattr(config, "encoder_layers", None)
+    found = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth and "layers" in path.split(".")[-1]
+    ]
+    found = [(path, module) for path, module in found if _attends(module[0])]
+    if len(found) != 1:
+        raise SertuneError(
+            f"encoder {name}: expected one list of {depth} transformer layers, found {len(found)}; "
+            "is it a speech encoder (wav2vec 2.0, HuBERT, WavLM, Data2Vec-audio, UniSpeech-SAT, SEW, w2v-BERT, "
+            "Whisper)?"
+        )
+    return found[0]
+
+
+def _attends(layer: nn.Module) -> bool:
+    return any("attn" in path or "attention" in path for path, _ in layer.named_modules())
+
+
+def load_encoder(name: str, *, check: bool = True) -> Encoder:
+    """An encoder by hub name, by folder, or ``builtin``.
+
+    Raises:
+        SertuneError: no such folder or model, no speech encoder, weights missing or unexpected.
+    """
+    if name == "builtin" or name.startswith("builtin:"):
+        from sertune.model.builtin import build_builtin
+
+        model, features = build_builtin(name)
+        return Encoder(model, features, name, check=check)
+    model = _load_transformers(name)
+    return Encoder(model, load_features(name, model), name, check=check)
+
+
+def _load_transformers(name: str) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    from sertune.model.loading import check_weights, explain
+
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise SertuneError(f"encoder {name}: the folder has no config.json; expected a transformers model folder")
+    if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise SertuneError(f"encoder {name}: no such folder")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        model, info = AutoModel.from_pretrained(
+            name, config=config, dtype=torch.float32, use_safetensors=None, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise explain(name, error) from None
+    finally:
+        logging.set_verbosity(verbosity)
+    check_weights(name, model, info)
+    encoder: nn.Module = model.get_encoder() if config.is_encoder_decoder else model
+    return encoder.eval()

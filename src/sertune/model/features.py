@@ -1,0 +1,65 @@
+"""From samples to the input of an encoder's front, as the model was trained to expect it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sertune.errors import SertuneError
+
+
+class Features:
+    """One clip's samples as the model's keyword inputs, never padded.
+
+    Args:
+        extractor: a transformers feature extractor.
+        assumed: a sentence for the report where the folder did not say how to prepare audio.
+    """
+
+    def __init__(self, extractor: Any, assumed: str = "") -> None:
+        self.extractor = extractor
+        self.rate = int(extractor.sampling_rate)
+        self.hop = int(getattr(extractor, "hop_length", 0))
+        self.assumed = assumed
+
+    def __call__(self, audio: np.ndarray) -> dict[str, Tensor]:
+        """Samples (N,) float32 -> ``{"input_values": (1, N)}`` or ``{"input_features": (1, ...)}``."""
+        options: dict[str, Any] = {"sampling_rate": self.rate, "return_tensors": "pt", "padding": False}
+        if self.hop:  # Whisper's would be cut and padded to 30 s
+            options |= {"truncation": False}
+        made = self.extractor(audio, **options)
+        key = "input_values" if "input_values" in made else "input_features"
+        return {key: made[key].to(torch.float32)}
+
+
+def load_features(name: str, model: nn.Module) -> Features:
+    """The feature extractor that belongs to an encoder.
+
+    A folder without ``preprocessor_config.json`` gets the family's usual one, which the report then says.
+    """
+    from transformers import AutoFeatureExtractor
+
+    folder = Path(name)
+    if not folder.is_dir() or (folder / "preprocessor_config.json").is_file():
+        try:
+            return Features(AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False))
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SertuneError(f"encoder {name}: cannot read preprocessor_config.json: {reason}") from None
+    return _usual(name, model)
+
+
+def _usual(name: str, model: nn.Module) -> Features:
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+    config: Any = model.config
+    said = f"encoder {name} has no preprocessor_config.json: assumed 16 kHz"
+    if config.model_type == "whisper":
+        return Features(WhisperFeatureExtractor(feature_size=config.num_mel_bins), f"{said}, log-mel as Whisper")
+    if config.model_type == "wav2vec2-bert":
+        bins = config.feature_projection_input_dim // 2
+        extractor = SeamlessM4TFeatureExtractor(feature_size=bins, num_mel_bins=bins, stride=2)
+        return Features(extractor, f"{said}, log-mel as w2v-BERT 2")
+    return Features(Wav2Vec2FeatureExtractor(do_normalize=True), f"{said}, each clip to zero mean and unit variance")
