@@ -13,6 +13,7 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from sertune.data.batch import ClipStates, LayerStates, pad_states
 from sertune.errors import AudioError, SertuneError
 from sertune.model.features import Features, load_features
+from sertune.model.loading import UNUSED, check_weights, explain
 
 SPLIT_TOLERANCE = 1e-4
 """Largest difference between the split and the whole model, relative to the size of the states."""
@@ -115,6 +117,11 @@ class Encoder(nn.Module):
             parameter.grad = None
         return used
 
+    def parameters_from(self, cut: int) -> list[nn.Parameter]:
+        """Parameters of the layers from ``cut`` on and of the tail, in order."""
+        modules = [*self.layers[cut:], *self.tail]
+        return [parameter for module in modules for parameter in module.parameters()]
+
     def set_trainable(self, parameters: Sequence[nn.Parameter], cut: int, *, front: bool = False) -> None:
         """Marks what trains; called by the methods.
 
@@ -140,10 +147,12 @@ class Encoder(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Digest of all weights (names, shapes and float32 values); says whether two encoders are the same."""
+        """Digest of all weights (names, shapes and float32 values), taken once, before anything trains."""
         if not self._digest:
             digest = hashlib.blake2b(digest_size=16)
             for name, tensor in sorted(self.model.state_dict().items()):
+                if name.endswith(UNUSED):  # random wherever a checkpoint lacks it
+                    continue
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
             self._digest = digest.hexdigest()
@@ -166,26 +175,28 @@ class Encoder(nn.Module):
         return LayerStates(states, torch.tensor([states.shape[1]], device=states.device))
 
     @torch.no_grad()
-    def clip_states(self, audio: np.ndarray, start: int | None) -> ClipStates:
-        """Runs one clip alone through the whole encoder in eval mode.
+    def clip_states(self, audio: np.ndarray, start: int | None, *, above: bool = True) -> ClipStates:
+        """Runs one clip alone through the encoder in eval mode.
 
         Args:
             audio: (samples,) float32 at `rate`.
             start: layer whose input is kept frame by frame; None keeps pooled vectors alone.
+            above: pool the layers above ``start`` too; otherwise `pooled` ends there.
         """
         was_training = self.training
         self.eval()
-        hidden = self.replay(self.front(audio), 0)
+        hidden = self.replay(self.front(audio), 0, None if above else start)
         self.train(was_training)
         pooled = torch.stack([mean_and_std(layer) for layer in hidden])[:, 0]
         return ClipStates(hidden[start].states[0].cpu().clone() if start is not None else None, pooled.cpu())
 
-    def replay(self, entering: LayerStates, start: int) -> list[LayerStates]:
+    def replay(self, entering: LayerStates, start: int, stop: int | None = None) -> list[LayerStates]:
         """The layers from ``start`` on, and the tail.
 
         Args:
             entering: what enters layer ``start``, padded.
             start: 0 to `depth`.
+            stop: layer before which to end, without the tail; None runs to the end.
 
         Returns:
             What enters each layer from ``start`` on, and the output of the model last: ``depth - start + 1``.
@@ -194,12 +205,20 @@ class Encoder(nn.Module):
         states, lengths = entering.states, entering.lengths
         layers = list(self.layers)
         inputs = self._layer_inputs(states, lengths) if start < self.depth else {}
-        for layer in layers[start:]:
+        for layer in layers[start:stop]:
             result = self._call(layer, states, inputs)
             states = result[0] if isinstance(result, tuple) else result
             hidden.append(LayerStates(states, lengths))
-        hidden[-1] = self._apply_tail(hidden[-1])
+        if stop is None:
+            hidden[-1] = self._apply_tail(hidden[-1])
         return hidden
+
+    @cached_property
+    def frames_per_second(self) -> float:
+        """Frames of the layers' states per second of audio, measured on noise."""
+        seconds = 4.0
+        with torch.no_grad():
+            return self.front(self._noise(seconds)).states.shape[1] / seconds
 
     @property
     def device(self) -> torch.device:
@@ -502,8 +521,6 @@ def load_encoder(name: str, *, check: bool = True) -> Encoder:
 def _load_transformers(name: str) -> nn.Module:
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
-
-    from sertune.model.loading import check_weights, explain
 
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():

@@ -1,0 +1,5 @@
+"""``python -m sertune``."""
+
+from sertune.cli import entry
+
+entry()

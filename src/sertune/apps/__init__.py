@@ -1,0 +1,1 @@
+"""What is done with a finished run: they read its folder and never train."""

@@ -1,0 +1,284 @@
+"""The command line: a name for each function. Heavy imports happen inside the command that needs them."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sertune import __version__
+from sertune.errors import SertuneError
+
+USAGE = """\
+usage: sertune COMMAND ...
+
+Fine-tune pre-trained speech encoders for speech emotion recognition, and say honestly how good the result is.
+
+commands:
+  train      train and test a model:  sertune train --data emodb:FOLDER --encoder NAME --out RUN
+  evaluate   score a saved model:     sertune evaluate RUN --data D --out DIR
+  predict    predict files:           sertune predict RUN FILE|FOLDER ... [--json | --csv]
+  check      look for what is wrong with data, file by file
+  corpora    list the corpora that have a reader
+  demo       all of it in a minute, on a synthetic corpus, without a download
+
+sertune COMMAND --help tells more of each; sertune --version prints the version.
+"""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train, choose by dev, test once, save the model and the report."""
+    from sertune import config as settings
+
+    flags = list(arguments)
+    if {"-h", "--help"} & set(flags):
+        print(settings.flags_help(), end="")
+        return 0
+    print_config = _take(flags, "--print-config")
+    overwrite = _take(flags, "--overwrite")
+    config = settings.from_flags(flags)
+    if print_config:
+        print(settings.dump_yaml(config), end="")
+        return 0
+    if not config.data:
+        raise SertuneError("no data: say what to train on with --data, e.g. --data emodb:FOLDER, or try sertune demo")
+    run = run_and_report(config, overwrite=overwrite)
+    print_results(run)
+    return 0
+
+
+def run_and_report(config: Any, *, overwrite: bool = False) -> Path:
+    """A training run with its HTML report; returns the run folder."""
+    from sertune.apps.report import write_report
+    from sertune.train.run import train as train_run
+
+    run = train_run(config, overwrite=overwrite)
+    write_report(run)
+    return run
+
+
+def print_results(folder: Path) -> None:
+    """The headline, the warnings and where to look."""
+    from sertune.apps.report import headline
+
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    print(headline(report))
+    chosen = next((row for row in report.get("baseline", []) if row["chosen"]), None)
+    if chosen:
+        print(f"frozen baseline ({chosen['name']}): {headline({**report, 'metrics': chosen['metrics']})}")
+    for warning in report["warnings"]:
+        print(f"- {warning}")
+    print(f"report: {folder / 'report.html'}")
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Score a saved model on labelled data."""
+    parser = _parser("evaluate", "Score a saved model on labelled data.")
+    parser.add_argument("model", help="a run folder, or its model/")
+    parser.add_argument("--data", action="append", required=True, help="as for train; repeatable")
+    parser.add_argument("--out", required=True, help="folder for report.json, report.html and predictions.parquet")
+    parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
+    parser.add_argument("--skip-bad", action="store_true", help="go on without files that can't be used")
+    _add_columns(parser)
+    options = parser.parse_args(_columns_as_pairs(arguments))
+    from sertune.apps.evaluate import evaluate as score
+    from sertune.apps.report import write_report
+    from sertune.corpora import read_all
+    from sertune.model.emotion_model import load_model
+
+    manifest = read_all(options.data, dict(options.columns))
+    model = load_model(options.model, encoder=options.encoder)
+    folder = score(model, manifest, Path(options.out), skip_bad=options.skip_bad)
+    write_report(folder)
+    print_results(folder)
+    return 0
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Predict files and folders with a saved model."""
+    parser = _parser("predict", "Predict files and folders with a saved model.")
+    parser.add_argument("model", help="a run folder, or its model/")
+    parser.add_argument("files", nargs="+", help="audio files, or folders with audio")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+    form.add_argument("--csv", action="store_true", help="CSV with a header")
+    parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
+    parser.add_argument("--skip-bad", action="store_true", help="go on after files that can't be used")
+    options = parser.parse_args(arguments)
+    from sertune.apps.predict import csv_columns, csv_row, predict_files
+    from sertune.model.emotion_model import load_model
+
+    model = load_model(options.model, encoder=options.encoder)
+    results = predict_files(model, options.files, skip_bad=options.skip_bad)
+    if options.csv:
+        import csv
+
+        writer = csv.DictWriter(sys.stdout, csv_columns(model), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(csv_row(result) for result in results)
+        return 0
+    for result in results:
+        print(json.dumps(result, ensure_ascii=False) if options.json else _plain(result), flush=True)
+    return 0
+
+
+def _plain(result: dict[str, Any]) -> str:
+    """One result for a person."""
+    if "error" in result:
+        return f"{result['file']}: not predicted: {result['error']}"
+    if "probabilities" in result:
+        ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
+        return f"{result['file']}: {result['label']}  ({', '.join(f'{k} {v:.2f}' for k, v in ranked)})"
+    values = (f"{k} {v['value']:.2f} of {v['scale'][0]:g}..{v['scale'][1]:g}" for k, v in result.items() if k != "file")
+    return f"{result['file']}: {', '.join(values)}"
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Look for what is wrong with data."""
+    parser = _parser("check", "Read every file of a corpus or table, and say what is wrong, file by file.")
+    parser.add_argument("data", nargs="+", help="as for train --data")
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="longer clips are named (default 60)")
+    parser.add_argument("--min-seconds", type=float, default=0.1, help="shorter clips are named (default 0.1)")
+    parser.add_argument("--json", action="store_true", help="everything as JSON")
+    _add_columns(parser)
+    options = parser.parse_args(_columns_as_pairs(arguments))
+    from sertune.apps.check import show
+    from sertune.corpora import read_all
+    from sertune.data.audit import check as look
+    from sertune.progress import progress
+
+    manifest = read_all(options.data, dict(options.columns), strict=False)
+    done = 0
+    with progress("Checking", len(manifest)) as advance:
+
+        def follow(now: int, _: int) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        found = look(
+            manifest, max_seconds=options.max_seconds, min_seconds=options.min_seconds, workers=2, progress=follow
+        )
+    print(found.to_json() if options.json else show(manifest, found))
+    return 1 if any(problem.severity == "error" for problem in found.problems) else 0
+
+
+def corpora(arguments: Sequence[str]) -> int:
+    """List the corpora that have a reader."""
+    parser = _parser("corpora", "List the corpora that have a reader, and how to name them.")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    options = parser.parse_args(arguments)
+    from dataclasses import asdict
+
+    from sertune.corpora import list_corpora
+
+    known = list_corpora()
+    if options.json:
+        print(json.dumps([asdict(info) for info in known], indent=1, ensure_ascii=False))
+        return 0
+    for info in known:
+        print(f"{info.name}: {info.title}")
+        print(f"  {info.language}; {info.speakers} speakers; {info.hours} h; labels: {', '.join(info.labels)}")
+        print(f"  licence: {info.licence}; from: {info.where}")
+        print(f"  --data {info.name}:FOLDER, where FOLDER has {info.layout}")
+    return 0
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Everything in a minute."""
+    parser = _parser("demo", "Make a synthetic corpus, train, test, report and predict; no download.")
+    parser.add_argument("--out", default="demo", help="folder for all of it (default: demo)")
+    options = parser.parse_args(arguments)
+    from sertune.apps.demo import run_demo
+
+    run_demo(Path(options.out), run_and_report)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "check": check,
+    "corpora": corpora,
+    "demo": demo,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; a user's mistake is one line on standard error and a non-zero status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(f"sertune {__version__}")
+        return 0
+    from sertune.errors import unknown
+
+    try:
+        if given[0] not in COMMANDS:
+            raise unknown("command", given[0], COMMANDS)
+        return COMMANDS[given[0]](given[1:])
+    except SertuneError as error:
+        return _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        return _fail("stopped; the same command goes on from the last checkpoint", 130)
+
+
+def _fail(message: str, status: int = 1) -> int:
+    print(f"sertune: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> Any:
+        raise SertuneError(f"{self.prog}: {message}; {self.prog} --help tells more")
+
+
+def _parser(name: str, description: str) -> _Parser:
+    return _Parser(prog=f"sertune {name}", description=description)
+
+
+def _take(flags: list[str], flag: str) -> bool:
+    """Removes a switch that is not a setting; whether it was there."""
+    found = flag in flags
+    flags[:] = [item for item in flags if item != flag]
+    return found
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--columns", action="append", nargs=2, default=[], metavar=("NAME", "COLUMN"),
+        help="name of a table's column, e.g. --columns.emotion my_label",
+    )  # fmt: skip
+
+
+def _columns_as_pairs(arguments: Sequence[str]) -> list[str]:
+    """``--columns.emotion my_label`` as argparse can read it."""
+    flags: list[str] = []
+    for item in arguments:
+        if item.startswith("--columns."):
+            name, equals, value = item.removeprefix("--columns.").partition("=")
+            flags += ["--columns", name, *([value] if equals else [])]
+        else:
+            flags.append(item)
+    return flags
+
+
+def entry() -> None:
+    """The ``sertune`` command."""
+    status = 141
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)

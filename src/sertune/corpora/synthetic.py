@@ -1,0 +1,70 @@
+"""The synthetic corpus: speech-like clips made from a seed (see `sertune.data.synthetic`)."""
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from sertune.corpora.info import CorpusInfo
+from sertune.data.labels import DIMENSIONS
+from sertune.data.manifest import Manifest, Scheme
+from sertune.data.synthetic import EMOTIONS, RATINGS_FILE, SCALE, UTTERANCES_FILE, write_corpus
+from sertune.errors import SertuneError
+
+INFO: Final = CorpusInfo(
+    name="synthetic",
+    title="Synthetic emotional speech: a source-filter synthesiser, speakers and raters from a seed",
+    language="zxx",
+    speakers=8,
+    hours=0.14,
+    labels=("anger", "happiness", "neutral", "sadness", *DIMENSIONS),
+    licence="free of rights: it is computed",
+    where="made on the spot by sertune itself",
+    layout=f"{UTTERANCES_FILE}, {RATINGS_FILE}, wav/*.wav",
+)
+
+
+def read(root: str | Path) -> Manifest:
+    """A corpus that `sertune.data.synthetic.write_corpus` wrote.
+
+    Args:
+        root: its folder.
+
+    Returns:
+        256 utterances by default, with partitions, consensus labels, the ratings of every rater, and the acted
+        emotion in the extra column ``intended``.
+
+    Raises:
+        SertuneError: the tables are not there or can't be read.
+    """
+    folder = Path(root)
+    utterances, ratings = _table(folder / UTTERANCES_FILE), _table(folder / RATINGS_FILE)
+    missing = {"file", "emotion", "intended", *DIMENSIONS} - set(utterances.columns)
+    if missing:
+        raise SertuneError(f"{folder / UTTERANCES_FILE}: no column {', '.join(sorted(missing))}; {_MAKE_ONE}")
+    utterances["file"] = [str(folder.absolute() / str(file)) for file in utterances["file"]]
+    acted = set(utterances["intended"])
+    schemes = {"emotion": Scheme(labels=tuple(name for name in EMOTIONS if name in acted))}
+    schemes |= {dimension: Scheme(low=SCALE[0], high=SCALE[1]) for dimension in DIMENSIONS}
+    return Manifest.of(INFO.name, utterances, schemes, ratings)
+
+
+def example(root: str | Path, seed: int = 0) -> None:
+    """Write a corpus of 4 speakers and 48 clips, in a second.
+
+    Raises:
+        SertuneError: ``root`` is not empty or can't be written.
+    """
+    write_corpus(root, speakers=4, sentences=3, per_emotion=3, raters=5, seed=seed)
+
+
+_MAKE_ONE = "make a synthetic corpus with `sertune demo`, or give `--data synthetic` without a folder"
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError:
+        raise SertuneError(f"{path.parent}: not a synthetic corpus, it has no {path.name}; {_MAKE_ONE}") from None
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise SertuneError(f"{path}: can't be read as a table ({error}); {_MAKE_ONE}") from error

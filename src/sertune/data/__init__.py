@@ -1,0 +1,1 @@
+"""The data layer: manifests, labels, audio, splits and the audit."""

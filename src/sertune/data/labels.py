@@ -1,0 +1,114 @@
+"""Names of emotions, attributes, partitions and genders: one canonical spelling for each."""
+
+import unicodedata
+from typing import Final
+
+CATEGORIES: Final = (
+    "anger",
+    "boredom",
+    "contempt",
+    "disgust",
+    "fear",
+    "happiness",
+    "neutral",
+    "calm",
+    "sadness",
+    "surprise",
+    "excitement",
+    "frustration",
+)
+DIMENSIONS: Final = ("arousal", "valence", "dominance")
+ATTRIBUTES: Final = ("emotion", *DIMENSIONS)
+PARTITIONS: Final = ("train", "dev", "test")
+
+# English adjectives, the codes of CREMA-D and IEMOCAP, then German, Spanish, French, Italian, Portuguese and
+# Dutch. Written without accents: `canonical` looks up the accent-free form.
+_SPELLINGS: Final = {
+    "anger": "angry ang rage wut wutend arger aerger argerlich zorn zornig enfado enojo ira enfadado colere "
+    "rabbia arrabbiato raiva boosheid boos",
+    "boredom": "bored bor langeweile gelangweilt aburrimiento aburrido ennui noia annoiato tedio verveling",
+    "contempt": "contemptuous verachtung verachtlich desprecio mepris disprezzo desprezo minachting",
+    "disgust": "disgusted dis ekel angeekelt asco disgusto degout disgustato nojo walging",
+    "fear": "fearful afraid scared fea angst angstlich furcht miedo peur paura medo bang",
+    "happiness": "happy hap joy joyful freude frohlich gluck glucklich alegria felicidad feliz joie bonheur "
+    "gioia felicita felicidade vreugde blij",
+    "neutral": "neutrality neu ntr neutro neutre neutrale neutralita neutraal",
+    "calm": "calmness ruhig ruhe calma calme kalm",
+    "sadness": "sad trauer traurig traurigkeit tristeza triste tristesse tristezza verdriet verdrietig",
+    "surprise": "surprised sur uberraschung uberrascht ueberraschung sorpresa sorprendido surpresa "
+    "verrassing pleasant_surprise pleasant_surprised",
+    "excitement": "excited exc begeisterung begeistert excitation eccitazione excitacao opwinding",
+    "frustration": "frustrated fru frustriert frustracion frustrazione frustracao frustratie",
+}
+_CANONICAL: Final = {
+    **{spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()},
+    **{name: name for name in CATEGORIES},
+}
+
+# One-letter codes differ between corpora ("A" is Angst in EmoDB and angry in URDU), so that they are only
+# read by the corpus that wrote them.
+CODES: Final = {
+    "emodb": {
+        "W": "anger",  # Wut
+        "L": "boredom",  # Langeweile
+        "E": "disgust",  # Ekel
+        "A": "fear",  # Angst
+        "F": "happiness",  # Freude
+        "T": "sadness",  # Trauer
+        "N": "neutral",
+    },
+    "urdu": {"A": "anger", "H": "happiness", "N": "neutral", "S": "sadness"},
+}
+
+_ATTRIBUTE_ALIASES: Final = {"activation": "arousal", "label": "emotion", "category": "emotion"}
+_PARTITION_ALIASES: Final = {
+    "training": "train",
+    "trn": "train",
+    "development": "dev",
+    "devel": "dev",
+    "val": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "testing": "test",
+    "tst": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_GENDER_ALIASES: Final = {
+    "m": "male",
+    "man": "male",
+    "masculine": "male",
+    "f": "female",
+    "w": "female",
+    "woman": "female",
+    "feminine": "female",
+}
+
+
+def canonical(label: str) -> str:
+    """The canonical name of an emotion label in any known spelling, e.g. ``"Wut"`` -> ``"anger"``.
+
+    A label that isn't known is kept as lower-case text without outer spaces. One-letter codes mean different
+    emotions in different corpora and are not read here: see `CODES`.
+    """
+    text = unicodedata.normalize("NFC", label).strip().lower()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return _CANONICAL.get(plain.replace(" ", "_"), text)
+
+
+def attribute(name: str) -> str:
+    """The stored name of an attribute: ``activation`` is ``arousal``, ``label`` is ``emotion``."""
+    text = name.strip().lower()
+    return _ATTRIBUTE_ALIASES.get(text, text)
+
+
+def partition(name: str) -> str:
+    """The stored name of a partition: ``validation`` is ``dev``, ``eval`` is ``test``."""
+    text = name.strip().lower()
+    return _PARTITION_ALIASES.get(text, text)
+
+
+def gender(name: str) -> str:
+    """``male`` or ``female`` for the usual short forms; any other word in lower case."""
+    text = name.strip().lower()
+    return _GENDER_ALIASES.get(text, text)

@@ -1,0 +1,469 @@
+"""Who trains, who chooses the model, who tests: protocols with train, dev and test parts."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sertune.errors import SertuneError, unknown
+
+SPLITS: Final = ("official", "loso", "kfold", "speaker", "random")
+
+_TRIES: Final = 50
+_BINS: Final = 5
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One train, dev and test part as row positions: int64, sorted, without overlap."""
+
+    name: str
+    train: Positions
+    dev: Positions
+    test: Positions
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A split of a corpus and how to say it in a paper.
+
+    Attributes:
+        split: one of `SPLITS`.
+        text: the protocol in words.
+        speaker_independent: no test speaker is in the train or dev part of its fold, as far as speakers are
+            known; False where one isn't.
+        folds: every fold to run.
+        final: with ``loso`` and ``kfold``, a fold without test part for the model that is saved.
+        warnings: what a reader of the result should know.
+    """
+
+    split: str
+    text: str
+    speaker_independent: bool
+    folds: tuple[Fold, ...]
+    final: Fold | None
+    warnings: tuple[str, ...]
+
+
+def make_protocol(
+    utterances: pd.DataFrame,
+    split: str,
+    *,
+    labels: NDArray[Any] | None,
+    folds: int = 5,
+    test: float = 0.2,
+    dev: float = 0.1,
+    dev_speakers: int = 1,
+    seed: int = 0,
+) -> Protocol:
+    """Cut all rows of ``utterances`` into parts.
+
+    Everything follows from the arguments, and the parts don't depend on the order of the rows.
+
+    Args:
+        utterances: a manifest's utterances, N rows.
+        split: ``official``: the partition column (dev is cut from train where there is none). ``loso``:
+            leave one speaker out. ``kfold``: ``folds`` groups of speakers, alike in clips and labels.
+            ``speaker``: one split by speakers. ``random``: one split by clips, stratified by label, in
+            which a speaker can be on both sides.
+        labels: (N,) label ids (int, -1 = missing) or values (float, NaN = missing; (N, D) for several
+            dimensions), for stratification and for the warnings.
+        folds: number of groups of ``kfold``, at least 3.
+        test: share of the clips in test (``speaker``, ``random``).
+        dev: share of the clips in dev (``speaker``, ``random``; of train for ``official`` without dev).
+        dev_speakers: speakers in dev (``loso``).
+        seed: of every choice that is free.
+
+    Raises:
+        SertuneError: too few speakers, a speaker missing where the split needs it, an option out of range,
+            an unknown split, an empty part, or a class that a train part lacks.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    if not len(utterances):
+        raise SertuneError("there are no utterances to split")
+    rows = _Rows.of(utterances, labels)
+    rng = np.random.default_rng(seed)
+    if split == "official":
+        protocol = _official(rows, _share("dev", dev), rng)
+    elif split == "loso":
+        protocol = _loso(rows, dev_speakers, rng)
+    elif split == "kfold":
+        protocol = _kfold(rows, folds, rng)
+    else:
+        _share("test", test)
+        _share("dev", dev)
+        if test + dev >= 1:
+            raise SertuneError(f"test {test:g} and dev {dev:g} leave nothing to train on; their sum must be below 1")
+        make = _speaker if split == "speaker" else _random
+        protocol = make(rows, test, dev, rng)
+    warnings = (*protocol.warnings, *_check_folds(rows, protocol))
+    return Protocol(split, protocol.text, protocol.speaker_independent, protocol.folds, protocol.final, warnings)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the splits look at: N rows, their speakers and strata."""
+
+    frame: pd.DataFrame
+    speakers: NDArray[Any]  # (N,) str, None = unknown
+    strata: NDArray[np.int64]  # (N,) label ids or quantile bins, -1 = missing
+    labelled: NDArray[np.bool_]  # (N,) has any label
+    names: dict[int, str]  # of the classes; empty for dimensions
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, labels: NDArray[Any] | None) -> "_Rows":
+        count = len(frame)
+        speakers = frame["speaker"].to_numpy(dtype=object)
+        if labels is None:
+            nothing = np.full(count, -1, dtype=np.int64)
+            return cls(frame, speakers, nothing, np.ones(count, dtype=bool), {})
+        values = np.asarray(labels)
+        if len(values) != count:
+            raise SertuneError(f"{len(values)} labels for {count} utterances")
+        if not np.issubdtype(values.dtype, np.integer):
+            table = values.astype(np.float64).reshape(count, -1)
+            return cls(frame, speakers, _bins(table), np.asarray((~np.isnan(table)).any(axis=1)), {})
+        codes, first = np.unique(values, return_index=True)
+        names = {
+            int(code): str(name) if isinstance(name := frame["emotion"].iat[int(i)], str) else f"class {code}"
+            for code, i in zip(codes, first, strict=True)
+            if code >= 0
+        }
+        if len(names) < 2:
+            only = ", ".join(names.values()) or "none"
+            raise SertuneError(f"the data has fewer than two classes ({only}); nothing can be told apart")
+        return cls(frame, speakers, values.astype(np.int64), values >= 0, names)
+
+    def known_speakers(self, split: str) -> list[str]:
+        """All speakers in natural order ("9" before "10"); an error where one is missing."""
+        missing = np.flatnonzero([speaker is None for speaker in self.speakers])
+        if len(missing):
+            i = int(missing[0])
+            raise SertuneError(
+                f"{len(missing)} of {len(self.frame)} utterances have no speaker, the first is row {i + 1} "
+                f"({self.frame['file'].iat[i]}): the split {split!r} needs them; fill them in or use --split random"
+            )
+        return sorted(set(self.speakers), key=_natural)
+
+    def spoken_by(self, names: Iterable[str]) -> NDArray[np.bool_]:
+        """(N,) bool: the rows of some speakers."""
+        codes, uniques = self._coded
+        return np.isin(codes, uniques.get_indexer(pd.Index(list(names), dtype=object)))
+
+    @cached_property
+    def _coded(self) -> tuple[NDArray[np.int64], "pd.Index[Any]"]:
+        """Every row's speaker as a number, -1 = unknown, and whom the numbers mean."""
+        codes, uniques = pd.factorize(self.speakers)
+        return codes.astype(np.int64), pd.Index(uniques, dtype=object)
+
+    def loads(self, speakers: Sequence[str], within: Positions | None = None) -> NDArray[np.float64]:
+        """(speakers, 1 + strata): share of each speaker in all clips and in each stratum, columns sum to 1."""
+        rows = np.arange(len(self.frame)) if within is None else within
+        index = {name: i for i, name in enumerate(speakers)}
+        who = np.array([index[name] for name in self.speakers[rows]], dtype=np.int64)
+        strata = self.strata[rows]
+        columns = [np.bincount(who, minlength=len(speakers))]
+        columns += [np.bincount(who[strata == k], minlength=len(speakers)) for k in np.unique(strata[strata >= 0])]
+        table = np.stack(columns, axis=1).astype(np.float64)
+        return np.asarray(table / table.sum(axis=0))
+
+
+# The splits
+
+
+def _official(rows: _Rows, dev: float, rng: np.random.Generator) -> Protocol:
+    partition = rows.frame["partition"]
+    if partition.isna().all():
+        raise SertuneError("the data has no partition column: use another split than 'official'")
+    missing = np.flatnonzero(partition.isna())
+    if len(missing):
+        i = int(missing[0])
+        raise SertuneError(
+            f"{len(missing)} of {len(partition)} utterances have no partition, the first is row {i + 1} "
+            f"({rows.frame['file'].iat[i]}); fill it in or use another split than 'official'"
+        )
+    parts = {name: _positions(partition == name) for name in ("train", "dev", "test")}
+    for name in ("train", "test"):
+        if not len(parts[name]):
+            raise SertuneError(f"no utterance is in the partition {name!r}: use another split than 'official'")
+    text = "the corpus's own train, dev and test partitions"
+    warnings = []
+    if not len(parts["dev"]):
+        text = "the corpus's own train and test partitions; "
+        known = {s for s in rows.speakers[parts["train"]] if s is not None}
+        if len(known) >= 2 and all(s is not None for s in rows.speakers[parts["train"]]):
+            chosen = _speakers_by_share(rows, sorted(known, key=_natural), [dev], rng, parts["train"])[0]
+            parts["dev"] = parts["train"][rows.spoken_by(chosen)[parts["train"]]]
+            text += f"dev: {_people(len(chosen))} of train"
+        else:
+            parts["dev"] = _stratified(rows, parts["train"], [dev], rng)[0]
+            text += f"dev: {dev:.0%} of train at random, stratified"
+            warnings.append(
+                "dev is a random part of train, as its speakers are not known or only one: dev scores will be too good"
+            )
+        parts["train"] = np.setdiff1d(parts["train"], parts["dev"])
+    fold = Fold("official", parts["train"], parts["dev"], parts["test"])
+    independent, said = _independence(rows, fold)
+    return Protocol("official", text, independent, (fold,), None, (*warnings, *said))
+
+
+def _loso(rows: _Rows, dev_speakers: int, rng: np.random.Generator) -> Protocol:
+    speakers = rows.known_speakers("loso")
+    count = len(speakers)
+    if dev_speakers < 1:
+        raise SertuneError(f"dev_speakers must be at least 1, got {dev_speakers}: dev chooses the model")
+    if count < dev_speakers + 2:
+        raise SertuneError(
+            f"leaving one speaker out with {_people(dev_speakers)} in dev needs at least {dev_speakers + 2} "
+            f"speakers, the data has {count}; use --split random"
+        )
+    result = []
+    for i, speaker in enumerate(speakers):
+        others = [speakers[(i + 1 + k) % count] for k in range(dev_speakers)]
+        result.append(_fold(rows, speaker, others, [speaker]))
+    next_one = "the next speaker" if dev_speakers == 1 else f"the next {dev_speakers} speakers"
+    is_dev = "is" if dev_speakers == 1 else "are"
+    rest = count - 1 - dev_speakers
+    text = (
+        f"leave one speaker out: {count} folds, each tests one speaker, {next_one} in turn {is_dev} the dev set, "
+        f"the other {rest} train; predictions are pooled over the folds"
+    )
+    order = rng.permutation(count)[:dev_speakers]
+    final = _fold(rows, "final", [speakers[i] for i in order], [])
+    return Protocol("loso", text, True, tuple(result), final, ())
+
+
+def _kfold(rows: _Rows, folds: int, rng: np.random.Generator) -> Protocol:
+    speakers = rows.known_speakers("kfold")
+    if folds < 3:
+        raise SertuneError(
+            f"kfold needs at least 3 folds (one group tests, the next is dev, the others train), got {folds}"
+        )
+    if len(speakers) < folds:
+        raise SertuneError(
+            f"{folds} folds need at least {folds} speakers, the data has {len(speakers)}; use fewer folds or "
+            "--split random"
+        )
+    groups = _balanced_groups(rows, speakers, folds, rng)
+    result = [_fold(rows, str(i + 1), groups[(i + 1) % folds], groups[i]) for i in range(folds)]
+    sizes = sorted({len(group) for group in groups})
+    each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    text = (
+        f"{folds} folds over speakers: groups of {each} of the {len(speakers)} speakers, alike in clips and labels; "
+        f"each fold tests one group, the next group in turn is the dev set, the other {folds - 2} train; "
+        "predictions are pooled over the folds"
+    )
+    final = _fold(rows, "final", groups[int(rng.integers(folds))], [])
+    return Protocol("kfold", text, True, tuple(result), final, ())
+
+
+def _speaker(rows: _Rows, test: float, dev: float, rng: np.random.Generator) -> Protocol:
+    speakers = rows.known_speakers("speaker")
+    if len(speakers) < 3:
+        raise SertuneError(
+            f"a split by speakers needs at least 3 speakers (train, dev, test), the data has {len(speakers)}; "
+            "use --split random"
+        )
+    for_test, for_dev = _speakers_by_share(rows, speakers, [test, dev], rng)
+    fold = _fold(rows, "speaker", for_dev, for_test)
+    text = (
+        f"one split by speakers: {_people(len(speakers) - len(for_test) - len(for_dev))} train, "
+        f"{len(for_dev)} dev, {len(for_test)} test"
+    )
+    return Protocol("speaker", text, True, (fold,), None, ())
+
+
+def _random(rows: _Rows, test: float, dev: float, rng: np.random.Generator) -> Protocol:
+    everything = np.arange(len(rows.frame), dtype=np.int64)
+    for_test, for_dev = _stratified(rows, everything, [test, dev], rng)
+    train = np.setdiff1d(everything, np.union1d(for_test, for_dev))
+    fold = Fold("random", train, for_dev, for_test)
+    independent, warnings = _independence(rows, fold)
+    text = (
+        f"one random split of the clips, stratified by label: {1 - test - dev:.0%} train, {dev:.0%} dev, "
+        f"{test:.0%} test; " + ("no speaker is shared" if independent else "speaker-dependent")
+    )
+    absent = {s for s in rows.speakers if s is not None} - set(rows.speakers[for_test])
+    if absent:
+        warnings = (*warnings, f"no clip in test of {_listed(sorted(absent, key=_natural), 'speaker')}")
+    return Protocol("random", text, independent, (fold,), None, warnings)
+
+
+# Their parts
+
+
+def _fold(rows: _Rows, name: str, dev: Sequence[str], test: Sequence[str]) -> Fold:
+    """A fold by speakers: those of dev and test, all others train."""
+    for_dev, for_test = rows.spoken_by(dev), rows.spoken_by(test)
+    return Fold(name, _positions(~(for_dev | for_test)), _positions(for_dev), _positions(for_test))
+
+
+def _balanced_groups(rows: _Rows, speakers: Sequence[str], count: int, rng: np.random.Generator) -> list[list[str]]:
+    """Groups of speakers alike in clips and labels: greedy, large speakers first, the best of ten orders."""
+    loads = rows.loads(speakers)
+    # Clips in all count as much as all labels together.
+    weights = np.ones(loads.shape[1])
+    weights[1:] /= max(1, loads.shape[1] - 1)
+    best: tuple[float, list[list[str]]] | None = None
+    for _ in range(10):
+        order = np.argsort(-loads[:, 0] * np.exp(0.2 * rng.standard_normal(len(speakers))))
+        sums = np.zeros((count, loads.shape[1]))
+        groups: list[list[str]] = [[] for _ in range(count)]
+        for i in order:
+            # The group where the sum of squared loads grows least; empty groups are first in line.
+            group = int(np.argmin(sums @ (weights * loads[i])))
+            sums[group] += loads[i]
+            groups[group].append(speakers[i])
+        cost = float((sums**2 @ weights).sum()) + (0 if all(groups) else np.inf)
+        if best is None or cost < best[0]:
+            best = (cost, [sorted(group, key=_natural) for group in groups])
+    assert best is not None
+    return best[1] if all(best[1]) else [list(part) for part in np.array_split(list(speakers), count)]
+
+
+def _speakers_by_share(
+    rows: _Rows,
+    speakers: Sequence[str],
+    shares: Sequence[float],
+    rng: np.random.Generator,
+    within: Positions | None = None,
+) -> list[list[str]]:
+    """Speakers for parts of about the given shares of the clips, each part and the rest at least one.
+
+    Of random orders, the one with the best shares of clips and of every label.
+    """
+    loads = rows.loads(speakers, within)
+    count = len(speakers)
+    best: tuple[float, list[list[str]]] | None = None
+    for _ in range(_TRIES):
+        order = rng.permutation(count)
+        clips = np.cumsum(loads[order, 0])
+        parts, cost, used = [], 0.0, 0
+        for k, share in enumerate(shares):
+            before = clips[used - 1] if used else 0.0
+            # As near to the share as whole speakers come, with one left for each part to follow.
+            ends = np.arange(used + 1, count - (len(shares) - 1 - k))
+            end = int(ends[np.argmin(np.abs(clips[ends - 1] - before - share))])
+            got = loads[order[used:end]].sum(axis=0)
+            cost += float((((got - share) / share) ** 2).mean() + ((got[0] - share) / share) ** 2)
+            parts.append(sorted((speakers[i] for i in order[used:end]), key=_natural))
+            used = end
+        left = loads[order[used:]].sum(axis=0)
+        cost += 1e6 * float((left <= 0).sum())  # a class that nobody in train has
+        if best is None or cost < best[0]:
+            best = (cost, parts)
+    assert best is not None
+    return best[1]
+
+
+def _stratified(rows: _Rows, within: Positions, shares: Sequence[float], rng: np.random.Generator) -> list[Positions]:
+    """Parts of about the given shares of every stratum; a stratum of few clips stays in the rest first."""
+    # By id, so that the draw doesn't depend on the order of the rows.
+    ids = rows.frame["id"].to_numpy(dtype=object)[within].astype(str)
+    ordered = within[np.argsort(ids, kind="stable")]
+    parts: list[list[Positions]] = [[] for _ in shares]
+    for stratum in np.unique(rows.strata[within]):
+        members = rng.permutation(ordered[rows.strata[ordered] == stratum])
+        left = len(members) - 1
+        used = 0
+        for k, share in enumerate(shares):
+            size = min(left, max(int(len(members) > len(shares)), int(len(members) * share + 0.5)))
+            parts[k].append(members[used : used + size])
+            used, left = used + size, left - size
+    return [np.sort(np.concatenate(part)).astype(np.int64) for part in parts]
+
+
+def _bins(table: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Quantile bins of the first dimension that a row has (N, D) -> (N,), -1 where it has none."""
+    bins = np.full(len(table), -1, dtype=np.int64)
+    for column in table.T:
+        free = (bins < 0) & ~np.isnan(column)
+        if free.any():
+            edges = np.unique(np.nanquantile(column, np.linspace(0, 1, _BINS + 1)[1:-1]))
+            bins[free] = np.searchsorted(edges, column[free], side="right")
+    return bins
+
+
+# What is said about them
+
+
+def _independence(rows: _Rows, fold: Fold) -> tuple[bool, tuple[str, ...]]:
+    """Whether no test speaker is in train or dev, and a warning otherwise."""
+    others = np.concatenate([fold.train, fold.dev])
+    tested = set(rows.speakers[fold.test])
+    if None in tested or None in set(rows.speakers[others]):
+        return False, ("speakers are not known for every clip, so that test speakers may have been trained on",)
+    shared = tested & set(rows.speakers[others])
+    if shared:
+        names = _listed(sorted(shared, key=_natural), "test speaker")
+        return False, (
+            f"speaker-dependent: {names} also in train or dev, so that the scores say nothing about new speakers",
+        )
+    return True, ()
+
+
+def _check_folds(rows: _Rows, protocol: Protocol) -> list[str]:
+    """Warnings about classes that parts lack.
+
+    Raises:
+        SertuneError: an empty part, a part without labels, or a class that a train part lacks.
+    """
+    final = () if protocol.final is None else (protocol.final,)
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for fold in (*protocol.folds, *final):
+        parts = {"train": fold.train, "dev": fold.dev} | ({} if fold in final else {"test": fold.test})
+        for part, positions in parts.items():
+            if not len(positions):
+                raise SertuneError(f"the {part} part of fold {fold.name!r} is empty; change the shares or the split")
+            if not rows.labelled[positions].any():
+                raise SertuneError(
+                    f"no clip in the {part} part of fold {fold.name!r} has a label; change the split or fill them in"
+                )
+            present = set(np.flatnonzero(np.bincount(rows.strata[positions] + 1)) - 1)
+            for code, name in rows.names.items():
+                if code not in present:
+                    lacking.setdefault((part, name), []).append(fold.name)
+    for (part, name), where in lacking.items():
+        if part == "train":
+            raise SertuneError(
+                f"the class {name!r} is absent from the train part of fold {where[0]!r}, so that it can't be learnt; "
+                "use another split or seed, or leave the class out"
+            )
+    return [
+        f"the class {name!r} is absent from the {part} part of {_listed(where, 'fold')}"
+        for (part, name), where in lacking.items()
+    ]
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 < value < 1:
+        raise SertuneError(f"the share of {name} must be between 0 and 1, got {value:g}")
+    return value
+
+
+def _people(count: int) -> str:
+    return f"{count} speaker" if count == 1 else f"{count} speakers"
+
+
+def _listed(names: Sequence[str], what: str) -> str:
+    """E.g. ``"3 speakers (03, 08, 09)"``, at most six names."""
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return f"{what} {shown}" if len(names) == 1 else f"{len(names)} {what}s ({shown})"
+
+
+def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key by numbers within names: "s9" before "s10"."""
+    pieces = re.findall(r"\d+|\D+", name)
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces], name
+
+
+def _positions(mask: "NDArray[np.bool_] | pd.Series[bool]") -> Positions:
+    return np.flatnonzero(np.asarray(mask)).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Scores, intervals and summaries of predictions. Needs numpy only."""

@@ -1,0 +1,270 @@
+"""Encoder, head and target as one model; saved as what was trained, plus the name and digest of the base."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sertune.config import AudioConfig, AugmentConfig, HeadConfig, MethodConfig
+from sertune.data.augment import augment_states
+from sertune.data.batch import Batch, LayerStates, collate, pad_states
+from sertune.errors import SertuneError
+from sertune.model.encoder import Encoder, load_encoder
+from sertune.model.head import Head
+from sertune.model.methods import make_method
+from sertune.model.targets import Target, target_from
+
+FORMAT = 1
+
+
+@dataclass
+class ModelSpec:
+    """All that is needed to build the model again, besides the weights."""
+
+    encoder: str
+    method: MethodConfig
+    head: HeadConfig
+    target: Target
+    audio: AudioConfig = field(default_factory=AudioConfig)
+
+
+class EmotionModel(nn.Module):
+    """Encoder + head + target.
+
+    Args:
+        encoder: split at the cut; the method is applied here.
+        spec: what to build on it.
+    """
+
+    def __init__(self, encoder: Encoder, spec: ModelSpec) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.spec = spec
+        self.target = spec.target
+        make_method(spec.method).apply(encoder)
+        self.head = Head(spec.head, encoder.depth, encoder.width, spec.target.outputs)
+        self.trained_names = [name for name, p in encoder.model.named_parameters() if p.requires_grad]
+        self.info: dict[str, Any] = {}
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the encoder that the method trains."""
+        return [self.encoder.model.get_parameter(name) for name in self.trained_names]
+
+    @property
+    def start(self) -> int | None:
+        """Layer where replay starts and states are kept frame by frame; None if pooled vectors are enough.
+
+        It is the cut, or lower where the head pools frames of lower layers.
+        """
+        lowest = self.head.lowest_frames
+        if lowest is None:
+            return self.encoder.cut if self.encoder.cut < self.encoder.depth else None
+        return min(self.encoder.cut, lowest)
+
+    def forward(
+        self, batch: Batch, augment: AugmentConfig | None = None, mixup: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Outputs (B, K) in float32.
+
+        Args:
+            batch: states, or audio where the front trains, or pooled vectors alone (then the encoder is as
+                pre-trained and the head alone computes).
+            augment: feature-space augmentation of the entering states.
+            mixup: partners (B,) and weights (B, 1) with which pooled vectors are mixed.
+        """
+        vectors = self.vectors(batch, augment)
+        if mixup is not None:
+            partner, weight = mixup[0].to(vectors.device), mixup[1].to(vectors.device)[:, :, None]
+            vectors = weight * vectors + (1 - weight) * vectors[partner]
+        outputs: Tensor = self.head(vectors).float()
+        return outputs
+
+    def vectors(self, batch: Batch, augment: AugmentConfig | None = None) -> Tensor:
+        """Pooled vectors of the head's layers, (B, layers, statistics)."""
+        if batch.audio is not None:
+            fronts = [self.encoder.front(clip) for clip in batch.audio]
+            entering, start = pad_states([front.states[0] for front in fronts]), 0
+        elif batch.entering is not None and self.start is not None:
+            entering, start = batch.entering, self.start
+        else:
+            return self.head.pool([], self.encoder.depth, batch.pooled)
+        if augment is not None:
+            entering = augment_states(entering, augment, self.frames_per_second)
+        return self.head.pool(self._replay(entering, start), start, batch.pooled)
+
+    def _replay(self, entering: LayerStates, start: int) -> list[LayerStates]:
+        """Frozen layers between ``start`` and the cut run without gradients."""
+        if start >= self.encoder.cut:
+            return self.encoder.replay(entering, start)
+        with torch.no_grad():
+            below = self.encoder.replay(entering, start, stop=self.encoder.cut)
+        return below[:-1] + self.encoder.replay(below[-1], self.encoder.cut)
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of the layers' states per second of audio."""
+        return self.encoder.frames_per_second
+
+    @torch.no_grad()
+    def predict_audio(self, clips: Sequence[np.ndarray]) -> Tensor:
+        """Outputs (N, K) for clips of samples at `Encoder.rate`; each as if it were alone.
+
+        Clips longer than the crop are cut into windows of equal length, whose outputs are averaged.
+        """
+        self.eval()
+        return torch.cat([self._windows(clip).mean(0, keepdim=True) for clip in clips])
+
+    def _windows(self, clip: np.ndarray) -> Tensor:
+        longest = int(self.spec.audio.crop * self.encoder.rate)
+        windows = np.array_split(clip, max(1, -(-len(clip) // longest)))
+        outputs = [self._one(window) for window in windows]
+        return torch.cat(outputs)
+
+    def _one(self, audio: np.ndarray) -> Tensor:
+        missing = torch.zeros(1, self.target.outputs)
+        if self.encoder.front_trains:
+            batch = collate([], missing, [""], audio=[audio])
+        else:
+            clip = self.encoder.clip_states(audio, self.start, above=self.start is None)
+            batch = collate([clip], missing, [""]).to(self.encoder.device)
+        outputs: Tensor = self(batch)
+        return outputs.cpu()
+
+    # -- saving ------------------------------------------------------------------------------------------------
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What was trained, plus the head with its buffers: name -> tensor."""
+        trained = {f"encoder.{name}": self.encoder.model.get_parameter(name) for name in self.trained_names}
+        head = {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        return {name: tensor.detach() for name, tensor in {**trained, **head}.items()}
+
+    @torch.no_grad()
+    def load_trained(self, tensors: dict[str, Tensor]) -> None:
+        """Sets what `trained_state` gave; strict.
+
+        Raises:
+            SertuneError: names or shapes differ.
+        """
+        own = self.trained_state()
+        if strange := sorted(set(own) ^ set(tensors)):
+            raise SertuneError(f"model.safetensors does not fit its model.json: {strange[0]!r} is missing or unknown")
+        for name, tensor in tensors.items():
+            if own[name].shape != tensor.shape:
+                shapes = f"{tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
+                raise SertuneError(f"model.safetensors does not fit its model.json: {name} has shape {shapes}")
+            own[name].copy_(tensor)
+
+    def save(self, folder: Path, info: dict[str, Any] | None = None) -> None:
+        """Writes ``model.safetensors`` and ``model.json`` into ``folder``; complete or not at all.
+
+        Args:
+            folder: made if needed.
+            info: what else to remember, e.g. what it was trained on.
+        """
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = self.spec
+        description = {
+            "format": FORMAT,
+            "encoder": {"name": spec.encoder, "path": _absolute(spec.encoder), "digest": self.base_digest},
+            "method": spec.method.__dict__,
+            "head": spec.head.__dict__,
+            "target": spec.target.describe(),
+            "audio": {**spec.audio.__dict__, "rate": self.encoder.rate},
+            "info": info if info is not None else self.info,
+        }
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.trained_state().items()}
+        save_file(tensors, folder / "model.safetensors.part")
+        (folder / "model.json.part").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+        (folder / "model.safetensors.part").replace(folder / "model.safetensors")
+        (folder / "model.json.part").replace(folder / "model.json")
+
+    @property
+    def base_digest(self) -> str:
+        """Digest of the encoder as it was pre-trained."""
+        return self.encoder.digest
+
+
+def _absolute(encoder: str) -> str:
+    return str(Path(encoder).resolve()) if Path(encoder).is_dir() else ""
+
+
+def find_model(path: str | Path) -> Path:
+    """The folder with ``model.json``: ``path`` itself or its ``model/``.
+
+    Raises:
+        SertuneError: neither has one.
+    """
+    folder = Path(path)
+    for candidate in (folder, folder / "model"):
+        if (candidate / "model.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    if not folder.exists():
+        raise SertuneError(f"{path}: no such model folder; give a run folder of sertune train, or its model/")
+    raise SertuneError(f"{path}: no model.json and model.safetensors in it or in its model/; is the run finished?")
+
+
+def load_model(path: str | Path, *, encoder: str | None = None, device: str = "cpu") -> EmotionModel:
+    """A saved model.
+
+    Args:
+        path: a run folder or its ``model/``.
+        encoder: where the base encoder is now, if it moved.
+        device: where to put it.
+
+    Raises:
+        SertuneError: no model there, a damaged file, or another base encoder than the one it was trained on.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = find_model(path)
+    try:
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        spec = _spec_from(description)
+        tensors = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise SertuneError(f"{folder / 'model.safetensors'}: damaged ({' '.join(str(error).split())})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SertuneError(f"{folder / 'model.json'}: cannot be read ({error!r})") from None
+    base = load_encoder(encoder or _base_place(description["encoder"]), check=False)
+    if base.digest != description["encoder"]["digest"]:
+        raise SertuneError(
+            f"{folder}: trained on encoder {description['encoder']['name']} with digest "
+            f"{description['encoder']['digest'][:12]}, but {base.name} has digest {base.digest[:12]}; "
+            "give the right base with --encoder"
+        )
+    model = EmotionModel(base, spec)
+    model.load_trained(tensors)
+    model.info = description["info"]
+    return model.to(device).eval()
+
+
+def _spec_from(description: dict[str, Any]) -> ModelSpec:
+    if description["format"] > FORMAT:
+        raise SertuneError(f"the model has format {description['format']}; this sertune reads up to {FORMAT}")
+    audio = {key: value for key, value in description["audio"].items() if key != "rate"}
+    return ModelSpec(
+        description["encoder"]["name"],
+        MethodConfig(**description["method"]),
+        HeadConfig(**description["head"]),
+        target_from(description["target"]),
+        AudioConfig(**audio),
+    )
+
+
+def _base_place(encoder: dict[str, str]) -> str:
+    """Where the base encoder is: the folder it was in, seen from here or by its full path, or its hub name."""
+    if encoder["path"] and not Path(encoder["name"]).is_dir():
+        if not Path(encoder["path"]).is_dir():
+            raise SertuneError(
+                f"the base encoder is no longer at {encoder['path']}; say where it is with --encoder FOLDER"
+            )
+        return encoder["path"]
+    return encoder["name"]

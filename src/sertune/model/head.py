@@ -1,0 +1,146 @@
+"""The head: pooled states of some layers -> mix -> MLP -> outputs."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from sertune.config import HeadConfig
+from sertune.data.batch import LayerStates
+from sertune.errors import SertuneError
+from sertune.model.encoder import mean_and_std
+
+ATTENTION_WIDTH = 64
+
+
+def chosen_layers(config: HeadConfig, depth: int) -> tuple[int, ...]:
+    """The layers that the head reads, 0 (what enters the first layer) to ``depth`` (the model's output).
+
+    Raises:
+        SertuneError: a layer that the encoder does not have.
+    """
+    if config.mix == "last":
+        return (depth,)
+    if not config.layers:
+        return tuple(range(1, depth)) if depth > 1 else (depth,)
+    for layer in config.layers:
+        if not 0 <= layer <= depth:
+            raise SertuneError(f"head.layers = {config.layers}: the encoder has layers 0 to {depth}")
+    return tuple(dict.fromkeys(config.layers))
+
+
+class Head(nn.Module):
+    """Pooling, standardisation, layer mix and MLP.
+
+    Every layer is pooled by itself; under mean pooling that equals pooling the mix. Pooled vectors are
+    standardised by the statistics of the training part (`standardise`), which are saved with the model.
+
+    Args:
+        config: which layers, pooling, mix and widths.
+        depth: layers of the encoder.
+        width: channels of its states.
+        outputs: number of outputs.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, config: HeadConfig, depth: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = chosen_layers(config, depth)
+        self.pooling = config.pooling
+        self.statistics = width if config.pooling == "mean" else 2 * width
+        self.register_buffer("mean", torch.zeros(len(self.layers), self.statistics))
+        self.register_buffer("spread", torch.ones(len(self.layers), self.statistics))
+        self.weights = nn.Parameter(torch.zeros(len(self.layers))) if config.mix == "weighted" else None
+        self.attention = AttentivePooling(width) if config.pooling == "attentive" else None
+        mixed = self.statistics * (1 if self.weights is not None else len(self.layers))
+        widths = [mixed, *config.hidden]
+        blocks: list[nn.Module] = [nn.Dropout(config.dropout)]
+        for before, after in pairwise(widths):
+            blocks += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.blocks = nn.Sequential(*blocks)
+        self.output = nn.Linear(widths[-1], outputs)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the outputs are linear in the standardised vectors."""
+        return len(self.blocks) == 1
+
+    @property
+    def lowest_frames(self) -> int | None:
+        """Lowest layer whose frames are needed; None if pooled statistics do for layers that do not train."""
+        return min(self.layers) if self.attention is not None else None
+
+    def pool(self, hidden: Sequence[LayerStates], start: int, pooled: Tensor | None) -> Tensor:
+        """One vector per chosen layer: (B, layers, statistics).
+
+        Args:
+            hidden: states from layer ``start`` on, as `Encoder.replay` returns them.
+            start: layer of the first of them.
+            pooled: (B, depth + 1, 2 D) statistics with pre-trained weights, read for layers up to ``start``.
+        """
+        vectors = []
+        for layer in self.layers:
+            if self.attention is not None:
+                vectors.append(self.attention(hidden[layer - start]))
+            elif pooled is not None and layer <= start:
+                vectors.append(pooled[:, layer, : self.statistics])
+            else:
+                vectors.append(mean_and_std(hidden[layer - start])[:, : self.statistics])
+        return torch.stack(vectors, dim=1)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Pooled vectors (B, layers, statistics) -> outputs (B, K)."""
+        vectors = (vectors - self.mean) / self.spread
+        if self.weights is None:
+            mixed = vectors.flatten(1)
+        else:
+            mixed = (vectors * self.weights.softmax(0)[None, :, None]).sum(1)
+        outputs: Tensor = self.output(self.blocks(mixed))
+        return outputs
+
+    @torch.no_grad()
+    def standardise(self, pooled: Tensor) -> Tensor:
+        """Sets mean and spread from the training part's (N, depth + 1, 2 D); returns its mixed, standardised (N, F)."""
+        vectors = pooled[:, list(self.layers), : self.statistics]
+        self.mean.copy_(vectors.mean(0))
+        self.spread.copy_(vectors.std(0, correction=0).clamp_min(1e-6))
+        return self.standardised(pooled)
+
+    @torch.no_grad()
+    def standardised(self, pooled: Tensor) -> Tensor:
+        """The input of a linear head for pooled statistics with pre-trained weights: (N, depth + 1, 2 D) -> (N, F)."""
+        vectors = (pooled[:, list(self.layers), : self.statistics].to(self.mean) - self.mean) / self.spread
+        return vectors.flatten(1) if self.weights is None else vectors.mean(1)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor, bias: Tensor) -> None:
+        """Sets a linear head: weight (K, F), bias (K,)."""
+        self.output.weight.copy_(weight)
+        self.output.bias.copy_(bias)
+
+
+class AttentivePooling(nn.Module):
+    """Attentive statistics pooling (Okabe et al. 2018, eq. 4 to 6): weighted mean and standard deviation.
+
+    Starts with equal weights, i.e. as plain mean and standard deviation.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, ATTENTION_WIDTH)
+        self.score = nn.Linear(ATTENTION_WIDTH, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, layer: LayerStates) -> Tensor:
+        """(B, T, D) with lengths -> (B, 2 D), float32."""
+        states = layer.states.float()
+        outside = torch.arange(states.shape[1], device=states.device)[None, :] >= layer.lengths[:, None]
+        scores = self.score(torch.tanh(self.inner(states)))[:, :, 0].float()
+        weights = scores.masked_fill(outside, float("-inf")).softmax(1)[:, :, None]
+        mean = (weights * states).sum(1)
+        variance = (weights * (states - mean[:, None]).square()).sum(1)
+        return torch.cat([mean, (variance + 1e-12).sqrt()], dim=1)

@@ -1,0 +1,113 @@
+"""Checkpoints: all that training needs to go on, in one safetensors file."""
+
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sertune.errors import SertuneError
+from sertune.model.emotion_model import EmotionModel
+
+
+@dataclass
+class Checkpoint:
+    """Where training is.
+
+    Attributes:
+        epoch: epochs done.
+        step: steps done in the current epoch.
+        steps: steps done in all.
+        losses: of these steps.
+        seconds: spent in steps.
+        best: weights of the best epoch; `best_epoch`, `best_score`, `best_loss` on dev.
+        average: running average of the weights; empty before the first step.
+        halvings: how often `plateau` halved the rates.
+        stale: epochs since the best one.
+        scale: of the loss under fp16.
+        log: one row per epoch, 0 being the model before training.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    best_loss: float = math.inf
+    halvings: int = 0
+    stale: int = 0
+    scale: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    def better(self, dev_score: float, dev_loss: float) -> bool:
+        """Notes an epoch's dev score; True if it is the best so far (a lower loss decides between equal scores)."""
+        value = dev_score if not math.isnan(dev_score) else -math.inf
+        if self.best and (value, -dev_loss) <= (self.best_score, -self.best_loss):
+            return False
+        self.best_epoch, self.best_score, self.best_loss = self.epoch, value, dev_loss
+        return True
+
+    def note(self, row: dict[str, Any], plateau_patience: int) -> None:
+        """Adds an epoch to the log and counts epochs without a better score."""
+        self.log.append(row)
+        self.stale = 0 if self.best_epoch == self.epoch else self.stale + 1
+        if self.stale and self.stale % plateau_patience == 0:
+            self.halvings += 1
+
+    def finished(self, patience: int) -> bool:
+        """Whether early stopping ends training."""
+        return bool(patience) and self.epoch - self.best_epoch >= patience
+
+
+TENSORS = ("best", "average")
+PLAIN = tuple(entry.name for entry in fields(Checkpoint) if entry.name not in TENSORS)
+
+
+def save_checkpoint(file: Path, state: Checkpoint, model: EmotionModel, optimizer: torch.optim.Optimizer) -> None:
+    """Writes everything to a temporary name, then renames."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": tensor for name, tensor in model.trained_state().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    plain = {key: getattr(state, key) for key in PLAIN}
+    part = file.with_suffix(".part")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(tensors, part, metadata={"state": json.dumps(plain)})
+    part.replace(file)
+
+
+def load_checkpoint(file: Path, model: EmotionModel, optimizer: torch.optim.Optimizer) -> Checkpoint:
+    """Sets model and optimiser to where they were, and says where that is.
+
+    Raises:
+        SertuneError: the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            plain = json.loads(stored.metadata()["state"])
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise SertuneError(f"{file}: damaged checkpoint ({' '.join(str(error).split())}); delete it") from None
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    model.load_trained(part("model."))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, slot = name.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    return Checkpoint(**plain, best=part("best."), average=part("average."))

@@ -1,0 +1,312 @@
+"""The loop: one for every method and target.
+
+Every random draw is seeded by (seed, fold, step), so a run goes on from a checkpoint to the very result of an
+uninterrupted one, and splitting a batch changes nothing but memory.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sertune.config import RunConfig
+from sertune.data.augment import mixup_pairs
+from sertune.data.batch import Batch, collate, make_batches
+from sertune.data.splits import Fold
+from sertune.errors import SertuneError
+from sertune.metrics import scores
+from sertune.model.emotion_model import EmotionModel
+from sertune.model.targets import CategoryTarget, Target
+from sertune.progress import progress
+from sertune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sertune.train.device import Device
+from sertune.train.optim import clip_gradients, make_optimizer, rate_factor, set_rates
+from sertune.train.states import Reader, States
+
+
+@dataclass
+class Clips:
+    """All clips of a run, by position: states, targets and how to read them.
+
+    Attributes:
+        states: of the frozen part.
+        targets: (N, K) as `Target.encode` gives them.
+        files: for messages.
+        reader: reads samples, where the front trains.
+    """
+
+    states: States
+    targets: np.ndarray
+    files: list[str]
+    reader: Reader
+
+    def batch(self, rows: Sequence[int], *, audio: bool, pooled_only: bool = False) -> Batch:
+        """The clips of some rows side by side."""
+        targets = torch.from_numpy(self.targets[list(rows)])
+        files = [self.files[row] for row in rows]
+        if audio and not pooled_only:
+            return collate([], targets, files, [self.reader(row) for row in rows])
+        if pooled_only:
+            return Batch(None, self.states.pooled[list(rows)], None, targets, files)
+        return collate([self.states.clip(row) for row in rows], targets, files)
+
+
+@dataclass
+class FitResult:
+    """What a fit gave, with the best weights in the model.
+
+    Attributes:
+        best_epoch: 0 is the model before training.
+        epochs: epochs that were run.
+        dev_score: of the best epoch.
+        log: one row per epoch.
+        train_seconds: of all epochs, without scoring.
+    """
+
+    best_epoch: int
+    epochs: int
+    dev_score: float
+    log: list[dict[str, Any]] = field(default_factory=list)
+    train_seconds: float = 0.0
+
+
+def score(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
+    """What dev is judged by: UAR, or the mean CCC over the dimensions; NaN where undefined."""
+    decoded = target.decode(outputs)
+    if isinstance(target, CategoryTarget):
+        return float(scores.uar(targets.argmax(1), decoded["predicted"]))
+    low, high = np.array(target.scales).T
+    true = (targets.astype(np.float64) + 1) / 2 * (high - low) + low
+    values = [scores.ccc(true[:, k], decoded["values"][:, k]) for k in range(target.outputs)]
+    return float(np.mean(values))
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed that depends on all parts, and on nothing else."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+class Fit:
+    """Trains one model on one fold.
+
+    Args:
+        model: with pre-trained weights and a started head.
+        clips: of the whole run.
+        fold: who trains and who chooses.
+        config: of the run.
+        device: where and in which precision.
+        checkpoint: file to write to and go on from; None writes nothing.
+    """
+
+    def __init__(
+        self,
+        model: EmotionModel,
+        clips: Clips,
+        fold: Fold,
+        config: RunConfig,
+        device: Device,
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.model, self.clips, self.fold, self.config, self.device = model, clips, fold, config, device
+        self.options = config.train
+        self.checkpoint_file = checkpoint
+        self.optimizer = make_optimizer(model, self.options)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.state = Checkpoint()
+        self.total_steps = self.options.epochs * len(self._batches(0))
+        self._saved = time.monotonic()
+        if checkpoint is not None and checkpoint.is_file():
+            self.state = load_checkpoint(checkpoint, model, self.optimizer)
+            device.set_scale(self.state.scale)
+
+    def run(self) -> FitResult:
+        """All epochs; the model is left with the best weights.
+
+        Raises:
+            SertuneError: the loss or its gradient is not finite.
+        """
+        state = self.state
+        if not state.log:
+            self._finish_epoch(loss=None)
+        elif state.finished(self.options.patience):
+            state.epoch = self.options.epochs
+        title = f"Training {self.fold.name}"
+        with progress(title, self.total_steps) as advance:
+            advance(state.steps)
+            while state.epoch < self.options.epochs:
+                self._epoch(advance)
+                if state.finished(self.options.patience):
+                    break
+        self.model.load_trained(state.best)
+        result = FitResult(state.best_epoch, state.log[-1]["epoch"], state.best_score, state.log, state.seconds)
+        return result
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(derive_seed(self.config.seed, self.fold.name, "order", epoch))
+        rows = self.fold.train
+        positions = make_batches(
+            self.clips.states.seconds[rows],
+            max_clips=self.options.batch_clips,
+            max_seconds=self.options.batch_seconds,
+            rng=rng,
+        )
+        return [rows[position] for position in positions]
+
+    def _epoch(self, advance: Callable[[int], None]) -> None:
+        state = self.state
+        batches = self._batches(state.epoch)
+        while state.step < len(batches):
+            began = time.perf_counter()
+            state.losses.append(self._step(batches[state.step], state.steps))
+            state.seconds += time.perf_counter() - began
+            state.step += 1
+            state.steps += 1
+            advance(1)
+            if time.monotonic() - self._saved > 60 * self.options.checkpoint_minutes and state.step < len(batches):
+                self._save()
+        state.epoch += 1
+        state.step = 0
+        self._finish_epoch(float(np.mean(state.losses)))
+
+    def _finish_epoch(self, loss: float | None) -> None:
+        """Scores dev with the averaged weights, keeps them if they are the best, and writes a checkpoint."""
+        state, began = self.state, time.perf_counter()
+        current = {name: tensor.clone() for name, tensor in self.model.trained_state().items()}
+        self.model.load_trained(state.average or current)
+        outputs = self.outputs(self.fold.dev)
+        targets = self.clips.targets[self.fold.dev]
+        dev_score = score(self.model.target, outputs, targets)
+        dev_loss = float(self.model.target.loss(outputs, torch.from_numpy(targets)))
+        self.model.train()
+        if state.better(dev_score, dev_loss):
+            state.best = {name: tensor.clone() for name, tensor in self.model.trained_state().items()}
+        self.model.load_trained(current)
+        row = {
+            "fold": self.fold.name,
+            "epoch": state.epoch,
+            "loss": loss,
+            "dev_loss": dev_loss,
+            "dev_score": dev_score,
+            "seconds": round(state.seconds - sum(r["seconds"] for r in state.log), 3),
+            "dev_seconds": round(time.perf_counter() - began, 3),
+            "lr": self.optimizer.param_groups[0]["lr"] if state.epoch else 0.0,
+        }
+        state.note(row, self.options.plateau_patience)
+        state.losses = []
+        if state.epoch:
+            self._save()
+
+    def _save(self) -> None:
+        if self.checkpoint_file is not None:
+            self.state.scale = self.device.scale
+            save_checkpoint(self.checkpoint_file, self.state, self.model, self.optimizer)
+            self._saved = time.monotonic()
+
+    def _step(self, rows: np.ndarray, step: int) -> float:
+        """One update; returns the loss of the whole batch."""
+        set_rates(self.optimizer, rate_factor(step, self.total_steps, self.options, self.state.halvings))
+        self.model.train()
+        warm = self.state.epoch < self.options.unfreeze_epoch
+        pooled_only = warm and self.model.head.lowest_frames is None
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = np.array_split(rows, min(self.options.accumulate, len(rows)))
+        loss = self._backward(parts, step, pooled_only)
+        if warm:
+            for parameter in self.model.trained_parameters():
+                parameter.grad = None
+        self.device.unscale(self.optimizer)
+        norm = clip_gradients(self.parameters, self.options.clip)
+        # under fp16 the scaler skips a step whose gradients overflow, and lowers its scale
+        if not np.isfinite(loss) or (not np.isfinite(norm) and not self.device.scales):
+            self._stop(loss, norm, rows, step)
+        self.device.step(self.optimizer)
+        self._average(step)
+        return loss
+
+    def _backward(self, parts: list[np.ndarray], step: int, pooled_only: bool) -> float:
+        """Gradients of the loss of the whole batch, however many parts it is computed in.
+
+        With several parts the outputs of all are computed first; the gradient of the loss with respect to them
+        is then passed back part by part, with the same random draws.
+        """
+        if len(parts) == 1:
+            outputs, targets = self._forward(parts[0], step, 0, pooled_only)
+            loss = self.model.target.loss(outputs, targets)
+            self.device.backward(loss)
+            return float(loss.detach())
+        with torch.no_grad():
+            made = [self._forward(part, step, index, pooled_only) for index, part in enumerate(parts)]
+        outputs = torch.cat([output for output, _ in made]).requires_grad_()
+        loss = self.model.target.loss(outputs, torch.cat([target for _, target in made]))
+        (slope,) = torch.autograd.grad(loss, outputs)
+        for index, (part, part_slope) in enumerate(zip(parts, slope.split([len(p) for p in parts]), strict=True)):
+            output, _ = self._forward(part, step, index, pooled_only)
+            self.device.backward((output * part_slope).sum())
+        return float(loss.detach())
+
+    def _forward(self, rows: np.ndarray, step: int, part: int, pooled_only: bool) -> tuple[Tensor, Tensor]:
+        """Outputs and targets (mixed, if mixup is on) of one part of a batch."""
+        audio = self.model.encoder.front_trains
+        batch = self.clips.batch(rows.tolist(), audio=audio, pooled_only=pooled_only).to(self.device.torch)
+        torch.manual_seed(derive_seed(self.config.seed, self.fold.name, step, part))
+        augment, targets, mixup = self.config.augment, batch.targets, None
+        if augment.mixup and len(rows) > 1:
+            mixup = mixup_pairs(len(rows), augment.mixup)
+            weight = mixup[1].to(targets.device)
+            targets = weight * targets + (1 - weight) * targets[mixup[0].to(targets.device)]
+        with self.device.autocast():
+            outputs = self.model(batch, augment, mixup)
+        return outputs.float(), targets
+
+    def _average(self, step: int) -> None:
+        """Running average of the weights; its decay grows to ``train.average`` over the first steps."""
+        if not self.options.average:
+            return
+        decay = min(self.options.average, (step + 1) / (step + 10))
+        own = self.model.trained_state()
+        if not self.state.average:
+            self.state.average = {name: tensor.clone() for name, tensor in own.items()}
+        for name, tensor in self.state.average.items():
+            tensor.lerp_(own[name].to(tensor), 1 - decay)
+
+    def _stop(self, loss: float, norm: float, rows: np.ndarray, step: int) -> None:
+        files = ", ".join(self.clips.files[row] for row in rows[:5])
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        raise SertuneError(
+            f"step {step + 1} of fold {self.fold.name}: the loss is {loss} and its gradient's norm {norm}; "
+            f"files of the batch: {files}{more}. Try --precision fp32 or a smaller --train.lr"
+        )
+
+    @torch.no_grad()
+    def outputs(self, rows: np.ndarray) -> Tensor:
+        """Outputs (len(rows), K) in eval mode, in the order of ``rows``."""
+        return model_outputs(self.model, self.clips, rows, self.config, self.device)
+
+
+@torch.no_grad()
+def model_outputs(model: EmotionModel, clips: Clips, rows: np.ndarray, config: RunConfig, device: Device) -> Tensor:
+    """Outputs (len(rows), K) in eval mode on the CPU, in the order of ``rows``."""
+    model.eval()
+    outputs = torch.zeros(len(rows), model.target.outputs)
+    batches = make_batches(
+        clips.states.seconds[rows], max_clips=64, max_seconds=2 * config.train.batch_seconds, rng=None
+    )
+    for positions in batches:
+        chosen = rows[positions].tolist()
+        batch = clips.batch(chosen, audio=model.encoder.front_trains).to(device.torch)
+        with device.autocast():
+            made = model(batch)
+        outputs[torch.from_numpy(positions)] = made.float().cpu()
+    return outputs
+
+
+def count_parameters(parameters: Sequence[nn.Parameter]) -> int:
+    """How many numbers there are."""
+    return sum(parameter.numel() for parameter in parameters)
