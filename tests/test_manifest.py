@@ -195,10 +195,11 @@ def test_save_and_load_give_the_same(tmp_path: Path) -> None:
     same(manifest, loaded)
     assert loaded.name == "small"
     loaded.validate()
-    # Again over the first: replaced, and nothing else is left behind.
-    manifest.select([0, 1]).save(tmp_path / "m")
-    assert len(Manifest.load(tmp_path / "m")) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    # Again over the first: replaced, with its ratings gone, and what else was there stays.
+    (tmp_path / "m" / "a.wav").write_text("audio")
+    Manifest.of("bare", table()).save(tmp_path / "m")
+    same(Manifest.of("bare", table()), Manifest.load(tmp_path / "m"))
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.wav", "m", "schemes.json", "utterances.parquet"]
 
 
 def test_a_moved_folder_still_finds_its_audio(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ class HeadConfig:
     """From the encoder's states to the outputs."""
 
     layers: list[int] = field(default_factory=list)
-    """Layers that are read (0 = what enters the first layer); empty: all but the last one, whose norm often
-    serves the pre-training task, or the last one alone with `mix: last`."""
+    """Layers that are read: 0 is what enters the first layer, the depth is the encoder's output. Empty: all
+    from 1 on, or the last one alone with `mix: last`."""
     mix: Literal["concat", "weighted", "last"] = "concat"
     """`concat`: layers side by side. `weighted`: a learnt softmax mix. `last`: the last layer alone."""
     pooling: Literal["mean", "mean+std", "attentive"] = "mean"

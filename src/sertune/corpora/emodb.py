@@ -9,10 +9,10 @@ import pandas as pd
 import soundfile
 
 from sertune.corpora.info import CorpusInfo
-from sertune.data.audio import EXTENSIONS, audio_info
+from sertune.data.audio import EXTENSIONS, header_seconds
 from sertune.data.labels import CODES
 from sertune.data.manifest import Manifest
-from sertune.errors import AudioError, SertuneError
+from sertune.errors import SertuneError
 
 INFO: Final = CorpusInfo(
     name="emodb",
@@ -63,7 +63,7 @@ def read(root: Path) -> Manifest:
             {
                 "id": file.stem,
                 "file": str(file),
-                "duration": seconds(file),
+                "duration": header_seconds(file),
                 "speaker": match["speaker"],
                 "gender": GENDERS.get(match["speaker"]),
                 "language": INFO.language,
@@ -81,14 +81,6 @@ def _audio_files(folder: Path, root: Path) -> list[Path]:
     if not any(_NAME.fullmatch(file.stem) for file in files):
         raise SertuneError(f"no EmoDB in {root}: looked for files like {folder / '03a01Fa.wav'}")
     return files
-
-
-def seconds(file: Path) -> float:
-    """Length by the header, NaN where it can't be read: `sertune check` then says why."""
-    try:
-        return audio_info(file).seconds
-    except AudioError:
-        return float("nan")
 
 
 def example(root: Path, seed: int = 0) -> None:

@@ -9,10 +9,10 @@ import pandas as pd
 import soundfile
 
 from sertune.corpora.info import CorpusInfo
-from sertune.data.audio import EXTENSIONS, audio_info
+from sertune.data.audio import EXTENSIONS, header_seconds
 from sertune.data.labels import CODES
 from sertune.data.manifest import Manifest
-from sertune.errors import AudioError, SertuneError
+from sertune.errors import SertuneError
 
 INFO: Final = CorpusInfo(
     name="urdu",
@@ -51,7 +51,7 @@ def read(root: Path) -> Manifest:
             {
                 "id": file.stem,
                 "file": str(file),
-                "duration": _seconds(file),
+                "duration": header_seconds(file),
                 "speaker": match["speaker"],
                 "gender": match["gender"],
                 "language": INFO.language,
@@ -74,14 +74,6 @@ def _audio_files(root: Path) -> list[Path]:
     if not files:
         raise SertuneError(f"no URDU in {root}: looked for files like {root / 'Angry' / 'SM1_F10_A010.wav'}")
     return files
-
-
-def _seconds(file: Path) -> float:
-    """Length by the header, NaN where it can't be read: `sertune check` then says why."""
-    try:
-        return audio_info(file).seconds
-    except AudioError:
-        return float("nan")
 
 
 def example(root: Path, seed: int = 0) -> None:

@@ -48,6 +48,14 @@ def audio_info(file: str | os.PathLike[str]) -> AudioInfo:
         return AudioInfo(sound.frames / sound.samplerate, int(sound.samplerate), int(sound.channels))
 
 
+def header_seconds(file: str | os.PathLike[str]) -> float:
+    """Length in seconds by the header; NaN where there is none to read, which `sertune check` then explains."""
+    try:
+        return audio_info(file).seconds
+    except AudioError:
+        return math.nan
+
+
 def read_audio(
     file: str | os.PathLike[str],
     rate: int,

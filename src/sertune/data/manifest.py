@@ -203,7 +203,7 @@ class Manifest:
         if len(rows):
             i = int(rows[0])
             file = self.utterances["file"].iat[i] if what == "row" else None
-            where = "" if file is None else f" ({file})"
+            where = f" ({file})" if isinstance(file, str) else ""
             said = words if isinstance(words, str) else words(i)
             raise SertuneError(f"{self.name}, {what} {i + 1}{where} {said}{_and_more(len(rows))}")
 
@@ -284,8 +284,8 @@ class Manifest:
         """Write ``utterances.parquet``, ``ratings.parquet`` (if any) and ``schemes.json`` into ``folder``.
 
         Audio files below the folder's parent are named relative to the folder, so that audio and manifest
-        can move together; other files keep their absolute paths. An earlier manifest there is replaced at
-        once, when the new one is complete.
+        can move together; other files keep their absolute paths. An earlier manifest there is replaced when
+        the new one is complete; whatever else lies in its folder stays.
 
         Raises:
             SertuneError: the folder holds something that is not a manifest, or can't be written.
@@ -300,7 +300,7 @@ class Manifest:
             raise SertuneError(f"can't write {target}: {error.strerror}") from error
         try:
             self._write(new, target)
-            _swap(new, target)
+            _put(new, target)
         except OSError as error:
             raise SertuneError(f"can't write {target}: {error.strerror or error}") from error
         finally:
@@ -684,15 +684,12 @@ def _relative_files(files: "pd.Series[Any]", home: Path, above: Path) -> list[st
     return [relative(file) for file in files]
 
 
-def _swap(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of another; the old one is there until the new one is."""
-    old = new.with_name(f"{new.name}.old")
-    if target.exists():
-        target.replace(old)
-    try:
+def _put(new: Path, target: Path) -> None:
+    """Put a finished folder in its place; in a folder that is there, only the manifest's files change."""
+    if not target.exists():
         new.replace(target)
-    except OSError:
-        if old.exists():
-            old.replace(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        return
+    if not (new / "ratings.parquet").exists():
+        (target / "ratings.parquet").unlink(missing_ok=True)
+    for file in sorted(new.iterdir()):
+        file.replace(target / file.name)

@@ -48,6 +48,11 @@ class EmotionModel(nn.Module):
         self.target = spec.target
         make_method(spec.method).apply(encoder)
         self.head = Head(spec.head, encoder.depth, encoder.width, spec.target.outputs)
+        if encoder.cut < encoder.depth and encoder.depth not in self.head.layers:
+            raise SertuneError(
+                f"head.layers = {list(self.head.layers)}: the head must read layer {encoder.depth}, the output, "
+                f"or the last of the layers that method {spec.method.name} trains would learn nothing"
+            )
         self.trained_names = [name for name, p in encoder.model.named_parameters() if p.requires_grad]
         self.info: dict[str, Any] = {}
 

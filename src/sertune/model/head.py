@@ -23,7 +23,7 @@ def chosen_layers(config: HeadConfig, depth: int) -> tuple[int, ...]:
     if config.mix == "last":
         return (depth,)
     if not config.layers:
-        return tuple(range(1, depth)) if depth > 1 else (depth,)
+        return tuple(range(1, depth + 1))
     for layer in config.layers:
         if not 0 <= layer <= depth:
             raise SertuneError(f"head.layers = {config.layers}: the encoder has layers 0 to {depth}")

@@ -49,6 +49,7 @@ class Prepared:
         protocol: the folds.
         skipped: files left out.
         warnings: for the report.
+        notes: what train and test share by design, such as texts.
         states_seconds: spent on computing the states.
     """
 
@@ -62,6 +63,7 @@ class Prepared:
     device: Device
     skipped: list[dict[str, str]]
     warnings: list[str]
+    notes: list[str]
     states_seconds: float
 
 
@@ -118,13 +120,16 @@ def prepare(config: RunConfig) -> Prepared:
     frame = manifest.utterances
     clips = Clips(states, target.encode(frame), frame["file"].tolist(), Reader(frame, encoder.rate, config.audio))
     protocol = split(manifest, target, config)
-    warnings = [*protocol.warnings, *_leak_warnings(manifest, protocol, states.digests)]
+    shared = _shared(manifest, protocol, states.digests)
+    notes = [line.removeprefix("note: ") for line in shared if line.startswith("note: ")]
+    leaked = [line.removeprefix("warning: ") for line in shared if line.startswith("warning: ")]
+    warnings = [*protocol.warnings, *leaked]
     if encoder.features.assumed:
         warnings.append(encoder.features.assumed)
     if encoder.name == "builtin":
         warnings.append("the builtin encoder is not pre-trained; a pre-trained one (--encoder) will do better")
     return Prepared(
-        manifest, target, encoder, initial, spec, clips, protocol, device, skipped, warnings, seconds
+        manifest, target, encoder, initial, spec, clips, protocol, device, skipped, warnings, notes, seconds
     )  # fmt: skip
 
 
@@ -204,8 +209,8 @@ def _fits(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int | 
     return False
 
 
-def _leak_warnings(manifest: Manifest, protocol: Protocol, digests: list[str]) -> list[str]:
-    """What train shares with dev and test, once for all folds."""
+def _shared(manifest: Manifest, protocol: Protocol, digests: list[str]) -> list[str]:
+    """What train shares with dev and test, as `leaks` says it, once for all folds."""
     said: Counter[str] = Counter()
     example: dict[str, str] = {}
     for fold in protocol.folds:
@@ -366,7 +371,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "dev_metrics": dev_summary["metrics"],
         "baseline": _baseline(folders, results, task, config.seed),
         "folds": [result["fold"] for result in results],
-        "protocol": _protocol(protocol, config, interval),
+        "protocol": _protocol(protocol, config, interval, prepared.notes),
         "cost": _cost(results, prepared, seconds),
         "encoder": _encoder(prepared.encoder),
         "method": {"name": config.method.name, "layers": config.method.layers, "cut": prepared.encoder.cut},
@@ -400,7 +405,7 @@ def _baseline(
     return rows
 
 
-def _protocol(protocol: Protocol, config: RunConfig, interval: str) -> dict[str, Any]:
+def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[str]) -> dict[str, Any]:
     judge = "UAR" if config.target.name == "category" else "mean CCC"
     frozen = config.method.name == "frozen" and config.head.start == "probe"
     what = "strength of the regularisation" if frozen else "epoch"
@@ -419,6 +424,7 @@ def _protocol(protocol: Protocol, config: RunConfig, interval: str) -> dict[str,
         "interval": interval,
         "seed": config.seed,
         "crop_seconds": config.audio.crop,
+        "notes": notes,
     }
 
 

@@ -1,0 +1,41 @@
+"""Shared by all tests: one thread each (two workers share two cores), and small corpora and models made once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real speech, where it is."""
+    folder = os.environ.get("SERTUNE_REAL_DATA")
+    if not folder:
+        pytest.skip("SERTUNE_REAL_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def whisper(real_data: Path) -> str:
+    """The one real encoder, beside the real data."""
+    folder = real_data.parent / "encoders" / "whisper-tiny.en-encoder"
+    if not folder.is_dir():
+        pytest.skip("no real encoder beside SERTUNE_REAL_DATA")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic corpus: 4 speakers, 4 emotions, ratings."""
+    from sertune.corpora.synthetic import example
+
+    root = tmp_path_factory.mktemp("synthetic") / "corpus"
+    example(root)
+    return root
