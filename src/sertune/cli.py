@@ -1,15 +1,17 @@
 """The command line: a name for each function. Heavy imports happen inside the command that needs them."""
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from sertune import __version__
-from sertune.errors import SertuneError
+from sertune.errors import SertuneError, unknown, unknown_flag
 
 USAGE = """\
 usage: sertune COMMAND ...
@@ -55,7 +57,11 @@ def run_and_report(config: Any, *, overwrite: bool = False) -> Path:
     from sertune.train.run import train as train_run
 
     run = train_run(config, overwrite=overwrite)
-    write_report(run)
+    try:
+        write_report(run)
+    except SertuneError:
+        (run / "report.json").unlink()  # without it the run is not finished, and the same command goes on
+        raise
     return run
 
 
@@ -83,16 +89,15 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--skip-bad", action="store_true", help="go on without files that can't be used")
     _add_columns(parser)
     options = parser.parse_args(_columns_as_pairs(arguments))
+    from sertune.apps.evaluate import check_out
     from sertune.apps.evaluate import evaluate as score
-    from sertune.apps.report import write_report
     from sertune.corpora import read_all
     from sertune.model.emotion_model import load_model
 
+    check_out(Path(options.out))
     manifest = read_all(options.data, dict(options.columns))
     model = load_model(options.model, encoder=options.encoder)
-    folder = score(model, manifest, Path(options.out), skip_bad=options.skip_bad)
-    write_report(folder)
-    print_results(folder)
+    print_results(score(model, manifest, Path(options.out), skip_bad=options.skip_bad))
     return 0
 
 
@@ -139,8 +144,8 @@ def check(arguments: Sequence[str]) -> int:
     """Look for what is wrong with data."""
     parser = _parser("check", "Read every file of a corpus or table, and say what is wrong, file by file.")
     parser.add_argument("data", nargs="+", help="as for train --data")
-    parser.add_argument("--max-seconds", type=float, default=60.0, help="longer clips are named (default 60)")
-    parser.add_argument("--min-seconds", type=float, default=0.1, help="shorter clips are named (default 0.1)")
+    parser.add_argument("--max-seconds", type=_seconds, default=60.0, help="longer clips are named (default 60)")
+    parser.add_argument("--min-seconds", type=_seconds, default=0.1, help="shorter clips are named (default 0.1)")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
     _add_columns(parser)
     options = parser.parse_args(_columns_as_pairs(arguments))
@@ -211,24 +216,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; a user's mistake is one line on standard error and a non-zero status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
+        print(USAGE, end="", file=sys.stdout if given else sys.stderr)
         return 0 if given else 2
     if given[0] == "--version":
         print(f"sertune {__version__}")
         return 0
-    from sertune.errors import unknown
-
     try:
         if given[0] not in COMMANDS:
             raise unknown("command", given[0], COMMANDS)
         return COMMANDS[given[0]](given[1:])
     except SertuneError as error:
         return _fail(str(error))
+    except BrokenPipeError:
+        raise  # the reader of a pipe went away, which is no mistake; see `entry`
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+    except UnicodeEncodeError as error:
+        return _fail(f"a name is not valid UTF-8 and can't be written down ({error.object!a}); rename the file")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _fail(
+            f"not enough memory ({error or 'out of memory'}); choose a smaller {SMALLER.get(given[0], 'model')}"
+        )
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from the last checkpoint", 130)
+        return _fail(f"stopped{'; the same command goes on from there' if given[0] == 'train' else ''}", 130)
+
+
+SMALLER = {"train": "--train.batch_seconds or --audio.crop", "check": "--max-seconds"}
+"""What needs less memory."""
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's own error, and torch's, told by name so that torch need not be imported."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "t allocate memory" in str(error)
+    )
 
 
 def _fail(message: str, status: int = 1) -> int:
@@ -237,14 +262,35 @@ def _fail(message: str, status: int = 1) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line."""
+    """argparse whose errors are one line, with the nearest flag for one that is unknown."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but a flag that isn't known comes before an argument that is missing."""
+        known = [flag for action in self._actions for flag in action.option_strings]
+        for item in takewhile(lambda item: item != "--", args):
+            flag = item.partition("=")[0]
+            if flag.startswith("--") and flag not in known:
+                raise unknown_flag(flag, known, f"{self.prog} --help")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> Any:
-        raise SertuneError(f"{self.prog}: {message}; {self.prog} --help tells more")
+        """Raises what argparse would print with its usage."""
+        raise SertuneError(f"{message}; {self.prog} --help tells more")
 
 
 def _parser(name: str, description: str) -> _Parser:
-    return _Parser(prog=f"sertune {name}", description=description)
+    return _Parser(prog=f"sertune {name}", description=description, allow_abbrev=False)
+
+
+def _seconds(text: str) -> float:
+    """A length of time for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"expected seconds, found {text!r}")
+    return seconds
 
 
 def _take(flags: list[str], flag: str) -> bool:
@@ -264,10 +310,14 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 def _columns_as_pairs(arguments: Sequence[str]) -> list[str]:
     """``--columns.emotion my_label`` as argparse can read it."""
     flags: list[str] = []
-    for item in arguments:
+    rest = iter(arguments)
+    for item in rest:
         if item.startswith("--columns."):
             name, equals, value = item.removeprefix("--columns.").partition("=")
-            flags += ["--columns", name, *([value] if equals else [])]
+            column = value if equals else next(rest, "")
+            if not column or (not equals and column.startswith("--")):
+                raise SertuneError(f"--columns.{name}: expected the name of a column")
+            flags += ["--columns", name, column]
         else:
             flags.append(item)
     return flags
@@ -275,10 +325,19 @@ def _columns_as_pairs(arguments: Sequence[str]) -> list[str]:
 
 def entry() -> None:
     """The ``sertune`` command."""
-    status = 141
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be valid text
+    status = 0
     try:
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except OSError as error:
+        status = status or _fail(f"output: {error.strerror}")
+    else:
+        sys.exit(status)
+    # what is left of the output has nowhere to go; Python would try once more and show a trace
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)

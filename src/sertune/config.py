@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from sertune.errors import SertuneError
+from sertune.errors import SertuneError, unknown_flag
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,18 @@ def validate(config: RunConfig) -> None:
     """Raises `SertuneError` for the first value that makes no sense, naming its key."""
     train, augment, head = config.train, config.augment, config.head
     _need(config.seed >= 0, "seed", config.seed, "0 or more")
+    _need(bool(config.encoder), "encoder", repr(config.encoder), "a hub name, a folder or builtin")
+    for key, names in (("target.labels", config.target.labels), ("target.dimensions", config.target.dimensions)):
+        _need(len(set(names)) == len(names), key, " ".join(names), "each name once")
+    _need(config.audio.min_seconds >= 0, "audio.min_seconds", config.audio.min_seconds, "seconds, 0 or more")
     _need(config.audio.crop > 0, "audio.crop", config.audio.crop, "seconds above 0")
+    _need(
+        config.audio.crop >= config.audio.min_seconds,
+        "audio.crop",
+        config.audio.crop,
+        f"no less than audio.min_seconds = {config.audio.min_seconds}",
+    )
+    _need(config.cache.limit_gib >= 0, "cache.limit_gib", config.cache.limit_gib, "GiB, 0 or more")
     _need(
         0 <= config.target.label_smoothing < 1,
         "target.label_smoothing",
@@ -277,7 +288,9 @@ def validate(config: RunConfig) -> None:
         _need(getattr(train, key) >= 1, f"train.{key}", getattr(train, key), "1 or more")
     _need(train.batch_seconds > 0, "train.batch_seconds", train.batch_seconds, "seconds above 0")
     _need(0 <= train.average < 1, "train.average", train.average, "a decay from 0 to 1")
-    _need(train.patience >= 0, "train.patience", train.patience, "0 or more")
+    _need(train.plateau_patience >= 1, "train.plateau_patience", train.plateau_patience, "1 or more")
+    for key in ("patience", "unfreeze_epoch", "checkpoint_minutes"):
+        _need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
     if train.unfreeze_epoch and train.unfreeze_epoch >= train.epochs:
         raise SertuneError(
             f"train.unfreeze_epoch = {train.unfreeze_epoch}: the encoder would never train in "
@@ -296,8 +309,9 @@ def _need(good: bool, key: str, value: object, expected: str) -> None:
 
 
 def _parser() -> Any:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the text under a field is its help
     parser = ArgumentParser(prog="sertune train", exit_on_error=False, usage="sertune train --data D --out RUN [...]")
     parser.add_argument("--config", action="append", metavar="FILE.yaml", help="settings; flags go over them")
     parser.add_class_arguments(RunConfig)
@@ -323,6 +337,7 @@ def _one_line(message: str) -> str:
     line = " ".join(message.split())
     line = re.sub(r"Expected an? <class '(\w+)'>", r"expected \1", line)
     line = re.sub(r"Expected an? typing\.Literal\[(.*?)\]", r"expected one of \1", line)
+    line = re.sub(r"\. Got value: ", ", found ", line)
     return re.sub(r'^Parser key "([^"]+)":', r"\1:", line)
 
 
@@ -343,6 +358,8 @@ def _check_keys(kind: Any, values: Any, prefix: str) -> None:
             raise unknown_key(prefix + str(key))
         if dataclasses.is_dataclass(hints[key]):
             _check_keys(hints[key], value, f"{prefix}{key}.")
+        elif isinstance(value, dict) and prefix + key != "columns":
+            raise SertuneError(f"{prefix}{key}: expected a value, found keys and values")
 
 
 def unknown_key(key: str) -> SertuneError:
@@ -378,7 +395,7 @@ def _expand_flags(flags: list[str]) -> list[str]:
             raise SertuneError(f"unexpected {flag!r}: every setting is a flag, such as --data emodb:FOLDER")
         key = flag[2:].replace("-", "_") if flag[2:] not in known else flag[2:]
         if key != "config" and key not in known and not key.startswith("columns."):
-            raise _unknown_flag(flag, known)
+            raise unknown_flag(flag, [f"--{name}" for name in sorted(known)], "sertune train --help")
         values = [value] if equals else []
         while not equals and position < len(flags) and not flags[position].startswith("--"):
             values.append(flags[position])
@@ -389,8 +406,7 @@ def _expand_flags(flags: list[str]) -> list[str]:
             raise SertuneError(f"{flag}: expected a value")
         if key == "config":
             for file in values:
-                _check_keys(RunConfig, loaded := _expand_shorthands(load_yaml(file)), "")
-                head += _as_flags(loaded)
+                head += _as_flags(_loaded(file))
         elif key in lists:
             # the first replaces what a file or the default says, the others are appended
             for item in values:
@@ -401,6 +417,16 @@ def _expand_flags(flags: list[str]) -> list[str]:
         else:
             tail.append(f"--{key}{'.name' if key in SHORTHANDS else ''}={values[0]}")
     return head + tail
+
+
+def _loaded(file: str) -> dict[str, Any]:
+    """The values of a YAML file, with keys that exist; errors name the file."""
+    loaded = _expand_shorthands(load_yaml(file))
+    try:
+        _check_keys(RunConfig, loaded, "")
+    except SertuneError as error:
+        raise SertuneError(f"{file}: {error}") from None
+    return loaded
 
 
 def _as_flags(values: dict[str, Any], prefix: str = "") -> list[str]:
@@ -428,8 +454,3 @@ def _hint(key: str) -> str:
         kind = get_type_hints(kind).get(name, str)
     return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__origin__") else str(kind)
 
-
-def _unknown_flag(flag: str, known: set[str]) -> SertuneError:
-    near = get_close_matches(flag[2:], sorted(known), n=1, cutoff=0.5)
-    hint = f"; did you mean --{near[0]}?" if near else ""
-    return SertuneError(f"unknown flag {flag}{hint} (all flags: sertune train --help)")

@@ -28,3 +28,10 @@ def unknown(what: str, name: object, options: Iterable[object]) -> SertuneError:
     near = get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return SertuneError(f"unknown {what} {str(name)!r}{hint} (known: {', '.join(known) or 'none'})")
+
+
+def unknown_flag(flag: str, options: Iterable[str], manual: str) -> SertuneError:
+    """The error for a flag that is not one of ``options``, with the nearest of them and where all are listed."""
+    near = get_close_matches(flag, list(options), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return SertuneError(f"unknown flag {flag}{hint} (all flags: {manual})")
