@@ -102,6 +102,7 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
 def save_family(family: str, folder: Path, seed: int = 0) -> str:
     """Writes a tiny random model with its feature extractor; returns the folder as text."""
     torch.manual_seed(seed)
+    model: Any
     model, extractor = FAMILIES[family]()
     with torch.no_grad():  # random norms and biases, so that nothing is the identity by chance
         for parameter in model.parameters():

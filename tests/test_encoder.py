@@ -73,7 +73,8 @@ def test_gradients_equal_those_of_the_whole_model(family: str, folders: dict[str
 def test_a_clip_does_not_depend_on_its_batch_mates(family: str, folders: dict[str, str]) -> None:
     encoder = load_encoder(folders[family], check=False)
     model = EmotionModel(
-        encoder, ModelSpec(folders[family], MethodConfig("partial", 2), HeadConfig(mix="last"), CategoryTarget(("a", "b")))
+        encoder,
+        ModelSpec(folders[family], MethodConfig("partial", 2), HeadConfig(mix="last"), CategoryTarget(("a", "b"))),
     ).eval()
     with torch.no_grad():
         clips = [encoder.clip_states(noise(seconds, seed), model.start) for seed, seconds in enumerate((0.5, 1.7, 0.9))]
@@ -182,7 +183,7 @@ def test_front_parameters_leave_out_what_nothing_uses(folders: dict[str, str]) -
 def test_digest_changes_with_one_weight_and_not_with_unused_ones(folders: dict[str, str]) -> None:
     first, second = (load_encoder(folders["wav2vec2-group"], check=False) for _ in range(2))
     with torch.no_grad():
-        first.model.masked_spec_embed.add_(1)  # type: ignore[operator, union-attr]
+        first.model.masked_spec_embed.add_(1)  # type: ignore[operator]
     assert first.digest == second.digest
     third = load_encoder(folders["wav2vec2-group"], check=False)
     with torch.no_grad():
@@ -221,7 +222,8 @@ def test_a_head_over_frames_of_frozen_layers_equals_one_pass(folders: dict[str, 
     model = EmotionModel(encoder, ModelSpec("", MethodConfig("partial", 1), head, CategoryTarget(("a", "b")))).eval()
     assert (encoder.cut, model.start) == (2, 0)
     with torch.no_grad():
-        torch.nn.init.normal_(model.head.attention.score.weight)  # type: ignore[union-attr]
+        assert model.head.attention is not None
+        torch.nn.init.normal_(model.head.attention.score.weight)
         entering = pad_states([encoder.front(noise(s)).states[0] for s in (0.6, 1.0)])
         hidden: list[LayerStates] = encoder.replay(entering, 0)
         expected = model.head(model.head.pool(hidden, 0, None))

@@ -58,7 +58,7 @@ def assert_same_result(one: Path, other: Path) -> None:
     assert kept[0] == kept[1]
 
 
-class Interrupted(Exception):
+class KilledError(Exception):
     """Stands for a kill."""
 
 
@@ -85,11 +85,11 @@ def test_a_run_goes_on_to_the_same_result(
         nonlocal done
         done += 1
         if done == stop_at:
-            raise Interrupted
+            raise KilledError
         return step(self, rows, number)
 
     monkeypatch.setattr(Fit, "_step", stopping)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         train(config)
     assert not (tmp_path / "run" / "report.json").exists()
     monkeypatch.setattr(Fit, "_step", step)
@@ -245,7 +245,7 @@ def test_loso_pools_every_speaker_once(whole_run: Path, corpus: Path) -> None:
     assert [fold["name"] for fold in report["folds"]][-1] == "final"
     assert report["protocol"]["folds"] == frame["speaker"].nunique()
     assert report["protocol"]["speaker_independent"] is True
-    probabilities = predictions[[c for c in predictions if c.startswith("p_")]].sum(axis=1)
+    probabilities = predictions[[c for c in map(str, predictions) if c.startswith("p_")]].sum(axis=1)
     np.testing.assert_allclose(probabilities, 1, atol=1e-9)
 
 

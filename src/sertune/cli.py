@@ -236,24 +236,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        return _fail(
-            f"not enough memory ({error or 'out of memory'}); choose a smaller {SMALLER.get(given[0], 'model')}"
-        )
+        smaller = SMALLER.get(given[0], "batch of files")
+        return _fail(f"not enough memory ({error or 'none left'}); try again with a smaller {smaller}")
     except KeyboardInterrupt:
-        return _fail(f"stopped{'; the same command goes on from there' if given[0] == 'train' else ''}", 130)
+        return _fail("stopped; the same command goes on from there" if given[0] == "train" else "stopped", 130)
 
 
 SMALLER = {"train": "--train.batch_seconds or --audio.crop", "check": "--max-seconds"}
-"""What needs less memory."""
+"""What needs less memory, by command."""
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Python's own error, and torch's, told by name so that torch need not be imported."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "t allocate memory" in str(error)
-    )
+    """Python's error or one of torch's, told by name and words so that torch need not be imported."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "t allocate memory" in str(error)
 
 
 def _fail(message: str, status: int = 1) -> int:

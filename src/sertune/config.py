@@ -96,7 +96,9 @@ class SplitConfig:
 class AugmentConfig:
     """Augmentation in feature space, on the states above the cut; training only."""
 
-    time_mask: float = 0.1
+    time_crop: float = 0.5
+    """Smallest share of a clip's frames that is kept, as one random window; 1: all."""
+    time_mask: float = 0.0
     """Share of the frames hidden by random spans, 0 to 1."""
     time_span: float = 0.2
     """Length of a hidden span in seconds."""
@@ -296,6 +298,7 @@ def validate(config: RunConfig) -> None:
             f"train.unfreeze_epoch = {train.unfreeze_epoch}: the encoder would never train in "
             f"{train.epochs} epochs; choose a smaller value, or --method frozen"
         )
+    _need(0 < augment.time_crop <= 1, "augment.time_crop", augment.time_crop, "a share above 0, at most 1")
     for key in ("time_mask", "channel_mask"):
         _need(0 <= getattr(augment, key) < 1, f"augment.{key}", getattr(augment, key), "a share from 0 to 1")
     for key in ("mixup", "noise"):
@@ -453,4 +456,3 @@ def _hint(key: str) -> str:
             return "str"
         kind = get_type_hints(kind).get(name, str)
     return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__origin__") else str(kind)
-

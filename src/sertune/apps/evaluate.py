@@ -11,9 +11,12 @@ import pandas as pd
 import torch
 
 from sertune import __version__
+from sertune.apps.predict import outputs_of
+from sertune.apps.report import write_report
 from sertune.data.audio import read_audio, samples_digest
 from sertune.data.manifest import Manifest
 from sertune.errors import AudioError, SertuneError
+from sertune.files import check_writable, new_folder
 from sertune.metrics.summary import summarise
 from sertune.model.emotion_model import EmotionModel
 from sertune.model.predictions import prediction_table, task_of
@@ -22,7 +25,9 @@ from sertune.progress import progress
 
 
 def evaluate(model: EmotionModel, manifest: Manifest, out: Path, *, skip_bad: bool = False, seed: int = 0) -> Path:
-    """Predicts every clip that has the target and writes ``report.json`` and ``predictions.parquet`` into ``out``.
+    """Predicts every clip that has the target; ``out`` gets ``report.json``, ``report.html``, ``predictions.parquet``.
+
+    It appears when it is complete.
 
     Args:
         model: loaded.
@@ -32,10 +37,9 @@ def evaluate(model: EmotionModel, manifest: Manifest, out: Path, *, skip_bad: bo
         seed: of the bootstrap.
 
     Raises:
-        SertuneError: no clip has the target, the folder is taken, or a file can't be used.
+        SertuneError: no clip has the target, the folder is taken or can't be written, or a file can't be used.
     """
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise SertuneError(f"{out}: already there; choose another --out")
+    check_out(out)
     began = time.perf_counter()
     trained_on = model.info.get("data", "unknown data")
     chosen, warnings = scorable(manifest, model.target)
@@ -90,6 +94,13 @@ def evaluate(model: EmotionModel, manifest: Manifest, out: Path, *, skip_bad: bo
     return out
 
 
+def check_out(out: Path) -> None:
+    """Raises `SertuneError` unless ``out`` is missing or empty and can be written."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise SertuneError(f"{out}: already there; choose another --out")
+    check_writable(out)
+
+
 def scorable(manifest: Manifest, target: Target) -> tuple[Manifest, list[str]]:
     """The clips whose truth the target can express, and what a reader must know of the others.
 
@@ -140,7 +151,7 @@ def _predict(
             advance(1)
             try:
                 samples = read_audio(file, model.encoder.rate, start, end)
-                outputs.append(model.predict_audio([samples]))
+                outputs.append(outputs_of(model, samples))
             except AudioError as error:
                 if not skip_bad:
                     raise SertuneError(f"{file}: {error.reason} (--skip-bad goes on without it)") from None
@@ -152,7 +163,8 @@ def _predict(
             seconds += len(samples) / model.encoder.rate
     if not rows:
         raise SertuneError(
-            f"{manifest.name}: none of {len(frame)} files can be used; the first: {skipped[0]['reason']}"
+            f"{manifest.name}: none of the {len(frame)} files can be used; the first: "
+            f"{skipped[0]['file']}: {skipped[0]['reason']}"
         )
     return torch.cat(outputs), np.array(rows, dtype=np.int64), digests, skipped, seconds
 
@@ -182,9 +194,7 @@ def _peak_memory_mib() -> float:
 
 
 def _write(out: Path, report: dict[str, Any], table: pd.DataFrame) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(out / "predictions.parquet.part", index=False)
-    (out / "predictions.parquet.part").replace(out / "predictions.parquet")
-    text = json.dumps(report, indent=1, ensure_ascii=False)
-    (out / "report.json.part").write_text(text, encoding="utf-8")
-    (out / "report.json.part").replace(out / "report.json")
+    with new_folder(out) as work:
+        table.to_parquet(work / "predictions.parquet", index=False)
+        (work / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_report(work)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from sertune.data.audio import as_mono, audio_info, find_audio, read_audio, resample
-from sertune.errors import AudioError
+from sertune.errors import AudioError, SertuneError
 from sertune.model.emotion_model import EmotionModel, load_model
 from sertune.model.targets import CategoryTarget
 from sertune.progress import progress
@@ -81,12 +82,29 @@ def load(path: str | Path, *, encoder: str | None = None) -> Predictor:
     return Predictor(load_model(path, encoder=encoder))
 
 
-def describe(model: EmotionModel, samples: np.ndarray) -> dict[str, Any]:
-    """The result for samples at the model's rate: label and probabilities, or values with their scale."""
+def outputs_of(model: EmotionModel, samples: np.ndarray) -> Tensor:
+    """The model's outputs (1, K) for samples (N,) at its rate.
+
+    Raises:
+        AudioError: the clip is shorter than any in training could be, or gives no finite output.
+    """
     least = model.spec.audio.min_seconds * model.encoder.rate
     if len(samples) < least:
         raise AudioError("clip", f"too short: {len(samples)} samples, expected at least {math.ceil(least)}")
-    decoded = model.target.decode(model.predict_audio([samples]))
+    outputs = model.predict_audio([samples])
+    if not bool(outputs.isfinite().all()):
+        peak = float(np.abs(samples).max())
+        raise AudioError("clip", f"the model's output is not finite (the clip's peak is {peak:g} times full scale)")
+    return outputs
+
+
+def describe(model: EmotionModel, samples: np.ndarray) -> dict[str, Any]:
+    """The result for samples at the model's rate: label and probabilities, or values with their scale.
+
+    Raises:
+        AudioError: as `outputs_of`.
+    """
+    decoded = model.target.decode(outputs_of(model, samples))
     if isinstance(model.target, CategoryTarget):
         probabilities = dict(zip(model.target.labels, decoded["probabilities"][0].tolist(), strict=True))
         return {"label": model.target.labels[int(decoded["predicted"][0])], "probabilities": probabilities}
@@ -117,20 +135,36 @@ def predict_files(
     """Results for files and folders, one at a time, as they are ready.
 
     With ``skip_bad`` a file that can't be used gives ``{"file", "error"}``.
+
+    Raises:
+        SertuneError: a path that does not exist, a folder without audio, no file that can be used, or, without
+            ``skip_bad``, one that can't; where its header shows it, that comes before the work, not amid it.
     """
     files = find_audio(paths)
     if not skip_bad:
-        for file in files:  # a bad file among many shows before the work, not after
-            audio_info(file)
+        for file in files:
+            try:
+                audio_info(file)
+            except AudioError as error:
+                raise _hinted(error, files) from None
+    good = 0
     with progress("Predicting", len(files)) as advance:
         for file in files:
             try:
-                yield predict_file(model, file)
+                result = predict_file(model, file)
+                good += 1
             except AudioError as error:
                 if not skip_bad:
-                    raise
-                yield {"file": error.file, "error": error.reason}
+                    raise _hinted(error, files) from None
+                result = {"file": error.file, "error": error.reason}
+            yield result
             advance(1)
+    if not good:
+        raise SertuneError(f"none of the {len(files)} files can be used")
+
+
+def _hinted(error: AudioError, files: Sequence[Path]) -> SertuneError:
+    return SertuneError(f"{error} (--skip-bad goes on without it)") if len(files) > 1 else error
 
 
 def csv_columns(model: EmotionModel) -> list[str]:

@@ -18,6 +18,8 @@ def augment_states(entering: LayerStates, options: AugmentConfig, frames_per_sec
         options: what to apply.
         frames_per_second: of the states.
     """
+    if options.time_crop < 1:
+        entering = time_crop(entering, options.time_crop)
     states = entering.states
     inside = torch.arange(states.shape[1], device=states.device)[None, :] < entering.lengths[:, None]
     if options.noise:
@@ -33,6 +35,18 @@ def augment_states(entering: LayerStates, options: AugmentConfig, frames_per_sec
         keep = torch.rand(len(states), 1, states.shape[2], device=states.device) >= options.channel_mask
         states = states * keep
     return LayerStates(states, entering.lengths)
+
+
+def time_crop(entering: LayerStates, least: float) -> LayerStates:
+    """A random window of each clip: a share of its frames drawn for the whole batch from ``least`` to 1."""
+    share = least + (1 - least) * float(torch.rand(()))
+    lengths = (entering.lengths * share).ceil().long()
+    room = (entering.lengths - lengths + 1) * torch.rand(len(lengths), device=lengths.device)
+    position = room.long()[:, None] + torch.arange(int(lengths.max()), device=lengths.device)[None, :]
+    position = position.clamp_max(entering.states.shape[1] - 1)[:, :, None]
+    states = entering.states.gather(1, position.expand(-1, -1, entering.states.shape[2]))
+    inside = torch.arange(states.shape[1], device=lengths.device)[None, :] < lengths[:, None]
+    return LayerStates(states * inside[:, :, None], lengths)
 
 
 def time_mask(lengths: Tensor, frames: int, share: float, span: int) -> Tensor:

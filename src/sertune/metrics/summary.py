@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sertune.metrics import scores
-from sertune.metrics.intervals import Interval, category_intervals, dimension_intervals, speaker_name
+from sertune.metrics.intervals import Interval, category_intervals, dimension_intervals, paired_difference, speaker_name
 
 
 def summarise_categories(
@@ -152,15 +152,48 @@ def summarise(table: Any, task: Mapping[str, Any], seed: int = 0) -> dict[str, A
         task: ``task`` of ``report.json``.
         seed: of the bootstrap.
     """
-    speakers = [speaker if isinstance(speaker, str) else None for speaker in table["speaker"]]
+    speakers = _speakers(table)
     if task["target"] == "category":
-        codes = {label: code for code, label in enumerate(task["labels"])}
-        true, predicted = (
-            np.array([codes.get(label, -1) for label in table[column]], dtype=np.int64)
-            for column in ("true", "predicted")
-        )
+        true, predicted = _codes(table, "true", task), _codes(table, "predicted", task)
         return summarise_categories(true, predicted, task["labels"], speakers, seed)
     names = task["dimensions"]
     return summarise_dimensions(
         {name: table[f"{name}_true"] for name in names}, {name: table[name] for name in names}, speakers, seed
     )
+
+
+def compare(table: Any, other: Any, task: Mapping[str, Any], seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Paired differences of the main metrics between two tables of predictions for the same clips, in one order.
+
+    Args:
+        table: columns of ``predictions.parquet``.
+        other: of the one to compare with.
+        task: ``task`` of ``report.json``.
+        seed: of the bootstrap.
+
+    Returns:
+        Main metric -> ``value`` (table minus other), ``low``, ``high``, ``p``.
+    """
+    speakers = _speakers(table)
+    found = {}
+    if task["target"] == "category":
+        true, a, b = (_codes(t, c, task) for t, c in ((table, "true"), (table, "predicted"), (other, "predicted")))
+        found["uar"] = paired_difference(true, a, b, speakers, "uar", seed=seed)
+    else:
+        for name in task["dimensions"]:
+            true, a, b = table[f"{name}_true"], table[name], other[name]
+            found[f"ccc_{name}"] = paired_difference(true, a, b, speakers, "ccc", seed=seed)
+    return {
+        key: {"value": _number(d.value), "low": _number(d.low), "high": _number(d.high), "p": _number(d.p)}
+        for key, d in found.items()
+    }
+
+
+def _speakers(table: Any) -> list[str | None]:
+    return [speaker if isinstance(speaker, str) else None for speaker in table["speaker"]]
+
+
+def _codes(table: Any, column: str, task: Mapping[str, Any]) -> NDArray[np.int64]:
+    """(N,) positions of a column's labels among the task's, -1 where missing."""
+    position = {label: code for code, label in enumerate(task["labels"])}
+    return np.array([position.get(label, -1) for label in table[column]], dtype=np.int64)

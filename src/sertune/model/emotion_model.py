@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sertune.config import AudioConfig, AugmentConfig, HeadConfig, MethodConfig
+from sertune.config import AudioConfig, AugmentConfig, HeadConfig, MethodConfig, from_dict
 from sertune.data.augment import augment_states
 from sertune.data.batch import Batch, LayerStates, collate, pad_states
 from sertune.errors import SertuneError
+from sertune.files import replacing
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.head import Head
 from sertune.model.methods import make_method
@@ -185,10 +186,9 @@ class EmotionModel(nn.Module):
             "info": info if info is not None else self.info,
         }
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.trained_state().items()}
-        save_file(tensors, folder / "model.safetensors.part")
-        (folder / "model.json.part").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
-        (folder / "model.safetensors.part").replace(folder / "model.safetensors")
-        (folder / "model.json.part").replace(folder / "model.json")
+        with replacing(folder / "model.safetensors") as weights, replacing(folder / "model.json") as text:
+            save_file(tensors, weights)
+            text.write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
     @property
     def base_digest(self) -> str:
@@ -230,46 +230,59 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
     from safetensors.torch import load_file
 
     folder = find_model(path)
+    spec, trained_on, info = _read_description(folder / "model.json")
     try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        spec = _spec_from(description)
         tensors = load_file(folder / "model.safetensors")
     except SafetensorError as error:
         raise SertuneError(f"{folder / 'model.safetensors'}: damaged ({' '.join(str(error).split())})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise SertuneError(f"{folder / 'model.json'}: cannot be read ({error!r})") from None
-    base = load_encoder(encoder or _base_place(description["encoder"]), check=False)
-    if base.digest != description["encoder"]["digest"]:
+    base = load_encoder(encoder or _base_place(folder, trained_on), check=False)
+    if base.digest != trained_on["digest"]:
         raise SertuneError(
-            f"{folder}: trained on encoder {description['encoder']['name']} with digest "
-            f"{description['encoder']['digest'][:12]}, but {base.name} has digest {base.digest[:12]}; "
-            "give the right base with --encoder"
+            f"{folder}: trained on encoder {trained_on['name']} with digest {trained_on['digest'][:12]}, "
+            f"but {base.name} has digest {base.digest[:12]}; give the right base with --encoder"
         )
-    model = EmotionModel(base, spec)
-    model.load_trained(tensors)
-    model.info = description["info"]
+    try:
+        model = EmotionModel(base, spec)
+        model.load_trained(tensors)
+    except SertuneError as error:
+        raise SertuneError(f"{folder}: {error}") from None
+    model.info = info
     return model.to(device).eval()
 
 
-def _spec_from(description: dict[str, Any]) -> ModelSpec:
-    if description["format"] > FORMAT:
-        raise SertuneError(f"the model has format {description['format']}; this sertune reads up to {FORMAT}")
-    audio = {key: value for key, value in description["audio"].items() if key != "rate"}
-    return ModelSpec(
-        description["encoder"]["name"],
-        MethodConfig(**description["method"]),
-        HeadConfig(**description["head"]),
-        target_from(description["target"]),
-        AudioConfig(**audio),
-    )
+def _read_description(file: Path) -> tuple[ModelSpec, dict[str, str], dict[str, Any]]:
+    """What to build; the base encoder's name, path and digest; what else is remembered.
+
+    Raises:
+        SertuneError: the file is damaged, or a newer sertune wrote it.
+    """
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        if description["format"] > FORMAT:
+            raise SertuneError(f"has format {description['format']}, this sertune reads up to {FORMAT}; update sertune")
+        base = {key: str(description["encoder"][key]) for key in ("name", "path", "digest")}
+        audio = {key: value for key, value in description["audio"].items() if key != "rate"}
+        settings = from_dict({"method": description["method"], "head": description["head"], "audio": audio})
+        target = target_from(description["target"])
+        return (
+            ModelSpec(base["name"], settings.method, settings.head, target, settings.audio),
+            base,
+            description["info"],
+        )
+    except KeyError as error:
+        raise SertuneError(f"{file}: damaged, it has no {error}") from None
+    except SertuneError as error:
+        raise SertuneError(f"{file}: {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SertuneError(f"{file}: damaged, or not the description of a model ({error})") from None
 
 
-def _base_place(encoder: dict[str, str]) -> str:
+def _base_place(folder: Path, encoder: dict[str, str]) -> str:
     """Where the base encoder is: the folder it was in, seen from here or by its full path, or its hub name."""
     if encoder["path"] and not Path(encoder["name"]).is_dir():
         if not Path(encoder["path"]).is_dir():
             raise SertuneError(
-                f"the base encoder is no longer at {encoder['path']}; say where it is with --encoder FOLDER"
+                f"{folder}: its base encoder is no longer at {encoder['path']}; say where it is with --encoder FOLDER"
             )
         return encoder["path"]
     return encoder["name"]

@@ -24,12 +24,16 @@ from torch import Tensor, nn
 from sertune.data.batch import ClipStates, LayerStates, pad_states
 from sertune.errors import AudioError, SertuneError
 from sertune.model.features import Features, load_features
-from sertune.model.loading import UNUSED, check_weights, explain
+from sertune.model.loading import UNUSED, check_weights, explain, hub_answers
 
 SPLIT_TOLERANCE = 1e-4
 """Largest difference between the split and the whole model, relative to the size of the states."""
 SHORT_CLIP_SECONDS = 0.5
 """Only clips shorter than this are compared with the front's smallest input."""
+INPUTS = ("input_values", "input_features")
+FAMILIES = (
+    "expected a speech encoder: wav2vec 2.0, HuBERT, WavLM, Data2Vec-audio, UniSpeech-SAT, SEW, w2v-BERT or Whisper"
+)
 
 
 @dataclass
@@ -415,6 +419,10 @@ class Encoder(nn.Module):
         long, short = self._noise(1.0), self._noise(0.6)
         inputs = {k: v.to(self.device) for k, v in self.features(long).items()}
         whole = self._whole(inputs)
+        if not bool(whole.isfinite().all()):
+            raise SertuneError(
+                f"encoder {self.name}: its output is not finite: its weights hold NaN, Inf or huge values"
+            )
         alone = self.replay(self.front(long), 0)[-1].states
         frames = alone.shape[1]
         # SEW appends zeros to its upsampled output; they are left off here
@@ -482,6 +490,9 @@ def _close(split: Tensor, whole: Tensor) -> bool:
 
 def _find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
     """The list of layers: the longest list of equal modules as deep as the configuration says."""
+    wanted = str(getattr(model, "main_input_name", ""))
+    if wanted not in INPUTS:
+        raise SertuneError(f"encoder {name}: takes {wanted}, not audio; {FAMILIES}")
     config: Any = getattr(model, "config", None)
     depth = getattr(config, "num_hidden_layers", None) or getattr(config, "encoder_layers", None)
     found = [
@@ -492,9 +503,7 @@ def _find_layers(model: nn.Module, name: str) -> tuple[str, nn.ModuleList]:
     found = [(path, module) for path, module in found if _attends(module[0])]
     if len(found) != 1:
         raise SertuneError(
-            f"encoder {name}: expected one list of {depth} transformer layers, found {len(found)}; "
-            "is it a speech encoder (wav2vec 2.0, HuBERT, WavLM, Data2Vec-audio, UniSpeech-SAT, SEW, w2v-BERT, "
-            "Whisper)?"
+            f"encoder {name}: expected one list of {depth} transformer layers, found {len(found)}; {FAMILIES}"
         )
     return found[0]
 
@@ -514,29 +523,41 @@ def load_encoder(name: str, *, check: bool = True) -> Encoder:
 
         model, features = build_builtin(name)
         return Encoder(model, features, name, check=check)
-    model = _load_transformers(name)
-    return Encoder(model, load_features(name, model), name, check=check)
+    local = Path(name).exists() or not hub_answers(name)
+    model = _load_transformers(name, local)
+    try:
+        return Encoder(model, load_features(name, model, local), name, check=check)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a model that is no speech encoder
+        raise explain(name, error) from error
 
 
-def _load_transformers(name: str) -> nn.Module:
+def _load_transformers(name: str, local: bool) -> nn.Module:
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise SertuneError(f"encoder {name}: the folder has no config.json; expected a transformers model folder")
+    if folder.is_file():
+        raise SertuneError(f"encoder {name}: is a file; expected the folder that holds it, a hub name or builtin")
     if not folder.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise SertuneError(f"encoder {name}: no such folder")
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=local)
         model, info = AutoModel.from_pretrained(
-            name, config=config, dtype=torch.float32, use_safetensors=None, output_loading_info=True
+            name,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_weights` names them
+            local_files_only=local,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise explain(name, error) from None
+    except Exception as error:  # a damaged checkpoint makes transformers raise nearly anything
+        raise explain(name, error) from error
     finally:
         logging.set_verbosity(verbosity)
     check_weights(name, model, info)

@@ -29,22 +29,33 @@ class Features:
         options: dict[str, Any] = {"sampling_rate": self.rate, "return_tensors": "pt", "padding": False}
         if self.hop:  # Whisper's would be cut and padded to 30 s
             options |= {"truncation": False}
-        made = self.extractor(audio, **options)
+        # mel spectra are float32 whatever the precision of the model
+        with torch.autocast("cpu", enabled=False):
+            made = self.extractor(audio, **options)
         key = "input_values" if "input_values" in made else "input_features"
         return {key: made[key].to(torch.float32)}
 
 
-def load_features(name: str, model: nn.Module) -> Features:
+def load_features(name: str, model: nn.Module, local: bool = True) -> Features:
     """The feature extractor that belongs to an encoder.
 
     A folder without ``preprocessor_config.json`` gets the family's usual one, which the report then says.
+
+    Args:
+        name: folder, or name on the hub.
+        model: its model.
+        local: whether to look only in the folder or in what was downloaded before.
+
+    Raises:
+        SertuneError: the extractor can't be loaded.
     """
     from transformers import AutoFeatureExtractor
 
     folder = Path(name)
     if not folder.is_dir() or (folder / "preprocessor_config.json").is_file():
         try:
-            return Features(AutoFeatureExtractor.from_pretrained(name, trust_remote_code=False))
+            options = {"trust_remote_code": False, "local_files_only": local}
+            return Features(AutoFeatureExtractor.from_pretrained(name, **options))
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise SertuneError(f"encoder {name}: cannot read preprocessor_config.json: {reason}") from None

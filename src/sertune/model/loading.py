@@ -1,5 +1,6 @@
 """Whether a checkpoint really filled the encoder, and errors of loading in one line."""
 
+from textwrap import shorten
 from typing import Any
 
 from torch import nn
@@ -8,6 +9,8 @@ from sertune.errors import SertuneError
 
 UNUSED = ("masked_spec_embed",)
 """Parameters that only pre-training uses; public checkpoints lack them."""
+HUB_SECONDS = 5.0
+"""How long the hub may take to answer."""
 
 
 def check_weights(name: str, model: nn.Module, info: dict[str, Any]) -> None:
@@ -26,31 +29,58 @@ def check_weights(name: str, model: nn.Module, info: dict[str, Any]) -> None:
     parts = {path for path, _ in model.named_modules() if path}
     unexpected = [key for key in info.get("unexpected_keys", []) if _inside(key, parts) and not _decoder(key)]
     for what, keys in (
-        ("misses", missing),
-        ("has unexpected", unexpected),
-        ("has weights of another shape:", mismatched),
+        ("misses encoder weights", missing),
+        ("has unexpected encoder weights", unexpected),
+        ("has encoder weights of another shape than config.json says:", mismatched),
     ):
         if keys:
             shown = ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise SertuneError(
-                f"encoder {name}: the checkpoint {what} encoder weights {shown}; the model would be partly random"
-            )
+            raise SertuneError(f"encoder {name}: the checkpoint {what} {shown}; the model would be partly random")
 
 
 def explain(name: str, error: Exception) -> SertuneError:
     """transformers' errors of loading, in one line that says what to do."""
     text = " ".join(str(error).split())
     lower = text.lower()
-    if "safetensors" in lower and ("error" in lower or "header" in lower or "incomplete" in lower):
-        return SertuneError(f"encoder {name}: model.safetensors is damaged ({text[:120]}); copy it again")
+    weights = ("error while deserializing", "pickle", "weights only load failed", "pytorchstreamreader", "zip archive")
+    if "no file named" in lower:
+        return SertuneError(f"encoder {name}: has no weights; expected model.safetensors beside config.json")
+    if any(words in lower for words in weights) or isinstance(error, EOFError):
+        return SertuneError(
+            f"encoder {name}: its weights are damaged or cut off ({_short(text.partition('. ')[0])}); copy them again"
+        )
+    if "custom code" in lower or "trust_remote_code" in lower:
+        return SertuneError(f"encoder {name}: needs program code of its own, which sertune does not run")
     if "connect" in lower or "offline" in lower or "couldn't reach" in lower or "resolve" in lower:
         return SertuneError(
             f"encoder {name}: no such folder, and the model hub can't be reached to download it; "
             "give a folder with config.json and model.safetensors, or --encoder builtin"
         )
-    if "not a local folder" in lower or "not a valid model identifier" in lower or "repository not found" in lower:
+    if any(words in lower for words in ("not a local folder", "not a valid model", "repository not found", "repo id")):
         return SertuneError(f"unknown encoder {name!r}: neither a folder nor a model on the hub; or --encoder builtin")
-    return SertuneError(f"encoder {name}: cannot be loaded: {text[:240]}")
+    return SertuneError(f"encoder {name}: can't be loaded: {_short(text)}")
+
+
+def _short(text: str) -> str:
+    """The beginning of a long message, up to the end of a word."""
+    return shorten(text, 200, placeholder=" ...")
+
+
+def hub_answers(name: str) -> bool:
+    """Whether the model hub answers for a model; asked once, as huggingface_hub would ask for half a minute per file.
+
+    False in its offline mode, and where there is no network: then only what was downloaded before can be loaded.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    if constants.is_offline_mode():
+        return False
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_SECONDS)
+    except Exception as error:  # of the HTTP library, which has changed before
+        status = getattr(getattr(error, "response", None), "status_code", 500)
+        return bool(status < 500)  # it answers that there is no such model, which transformers then says
+    return True
 
 
 def _decoder(key: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sertune.errors import SertuneError
+from sertune.files import replacing
 from sertune.model.emotion_model import EmotionModel
 
 
@@ -71,7 +72,7 @@ PLAIN = tuple(entry.name for entry in fields(Checkpoint) if entry.name not in TE
 
 
 def save_checkpoint(file: Path, state: Checkpoint, model: EmotionModel, optimizer: torch.optim.Optimizer) -> None:
-    """Writes everything to a temporary name, then renames."""
+    """Writes everything, all of it or nothing."""
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": tensor for name, tensor in model.trained_state().items()}
@@ -80,10 +81,9 @@ def save_checkpoint(file: Path, state: Checkpoint, model: EmotionModel, optimize
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
     plain = {key: getattr(state, key) for key in PLAIN}
-    part = file.with_suffix(".part")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(tensors, part, metadata={"state": json.dumps(plain)})
-    part.replace(file)
+    with replacing(file) as part:
+        save_file(tensors, part, metadata={"state": json.dumps(plain)})
 
 
 def load_checkpoint(file: Path, model: EmotionModel, optimizer: torch.optim.Optimizer) -> Checkpoint:
@@ -98,7 +98,7 @@ def load_checkpoint(file: Path, model: EmotionModel, optimizer: torch.optim.Opti
         with safe_open(file, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             plain = json.loads(stored.metadata()["state"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise SertuneError(f"{file}: damaged checkpoint ({' '.join(str(error).split())}); delete it") from None
 
     def part(prefix: str) -> dict[str, Tensor]:

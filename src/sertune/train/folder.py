@@ -8,6 +8,7 @@ from typing import Any
 
 from sertune.config import RunConfig, dump_yaml, from_dict, load_yaml, to_dict
 from sertune.errors import SertuneError
+from sertune.files import check_writable, replacing
 
 IGNORED = ("out",)
 """Settings that may differ when a run goes on."""
@@ -26,13 +27,16 @@ def open_run(config: RunConfig, *, overwrite: bool = False) -> Path:
     run = Path(config.out)
     if run.is_file():
         raise SertuneError(f"{run}: is a file; expected a new folder for the run")
-    if overwrite or not run.exists() or not any(run.iterdir()):
+    check_writable(run)
+    if not run.exists() or not any(run.iterdir()):
         return run
     if not (run / "config.yaml").is_file():
         raise SertuneError(f"{run}: the folder holds something else than a run; choose another --out")
+    if overwrite:
+        return run
     if (run / "report.json").is_file():
         raise SertuneError(f"{run}: holds a finished run; choose another --out, or --overwrite to replace it")
-    before, now = _flat(to_dict(from_dict(load_yaml(run / "config.yaml")))), _flat(to_dict(config))
+    before, now = _flat(to_dict(_stored(run / "config.yaml"))), _flat(to_dict(config))
     for key, value in now.items():
         if key not in IGNORED and before.get(key) != value:
             raise SertuneError(
@@ -40,6 +44,14 @@ def open_run(config: RunConfig, *, overwrite: bool = False) -> Path:
                 "give the same settings to go on, choose another --out, or --overwrite to replace it"
             )
     return run
+
+
+def _stored(file: Path) -> RunConfig:
+    values = load_yaml(file)
+    try:
+        return from_dict(values)
+    except SertuneError as error:
+        raise SertuneError(f"{file}: {error}; choose another --out, or --overwrite to replace the run") from None
 
 
 def start_run(run: Path, config: RunConfig, *, overwrite: bool = False) -> None:
@@ -67,10 +79,9 @@ def fold_folder(run: Path, index: int, name: str) -> Path:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a file to a temporary name, then renames."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    """Writes a file, all of it or nothing."""
+    with replacing(file) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(file: Path, values: Any) -> None:

@@ -19,8 +19,9 @@ from sertune.corpora import read_all
 from sertune.data.audit import leaks
 from sertune.data.manifest import Manifest
 from sertune.data.splits import Fold, Protocol, make_protocol
-from sertune.errors import SertuneError
-from sertune.metrics.summary import summarise
+from sertune.errors import SertuneError, unknown
+from sertune.files import replacing
+from sertune.metrics.summary import compare, summarise
 from sertune.model.emotion_model import EmotionModel, ModelSpec
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.predictions import prediction_table, task_of
@@ -118,6 +119,8 @@ def prepare(config: RunConfig) -> Prepared:
     seconds = time.perf_counter() - began
     manifest = manifest.select(rows)
     frame = manifest.utterances
+    if skipped:
+        _check_left(manifest, target)
     clips = Clips(states, target.encode(frame), frame["file"].tolist(), Reader(frame, encoder.rate, config.audio))
     protocol = split(manifest, target, config)
     shared = _shared(manifest, protocol, states.digests)
@@ -146,16 +149,21 @@ def choose_target(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Targ
             hint = f"; it has {', '.join(has_dimensions)}: use --target dimension" if has_dimensions else ""
             raise SertuneError(f"target category: {manifest.name} has no emotion labels{hint}")
         return _category(manifest, config)
-    wanted = ["arousal" if name == "activation" else name for name in options.dimensions] or has_dimensions
+    named = ["arousal" if name == "activation" else name for name in options.dimensions]
+    wanted = list(dict.fromkeys(named)) or has_dimensions
     for name in wanted:
         if name not in has_dimensions:
             raise SertuneError(
                 f"target dimension: {manifest.name} has no {name} (it has {', '.join(has_dimensions) or 'none'})"
             )
     if not wanted:
-        raise SertuneError(f"target dimension: {manifest.name} has no arousal, valence or dominance")
+        hint = "; it has labels: use --target category" if "emotion" in manifest.schemes else ""
+        raise SertuneError(f"target dimension: {manifest.name} has no arousal, valence or dominance{hint}")
     if min(config.train.batch_clips, config.train.accumulate) < 1 or config.train.batch_clips < 2:
         raise SertuneError("train.batch_clips = 1: the CCC needs at least two clips in a batch")
+    for name in wanted:
+        if manifest.utterances[name].nunique() < 2:
+            raise SertuneError(f"{manifest.name}: {name} is the same for every clip, so that nothing can be learnt")
     known = manifest.utterances[wanted].notna().any(axis=1).to_numpy()
     target = DimensionTarget(tuple(wanted), tuple(manifest.schemes[name].scale for name in wanted))
     return manifest.select(known), target
@@ -166,7 +174,7 @@ def _category(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
     labels = tuple(config.target.labels) or scheme
     for label in labels:
         if label not in scheme:
-            raise SertuneError(f"target.labels: {manifest.name} has no {label!r} (it has {', '.join(scheme)})")
+            raise unknown(f"label of {manifest.name} in target.labels:", label, scheme)
     present = [label for label in labels if bool((emotion == label).any())]
     if config.target.labels and (absent := [label for label in labels if label not in present]):
         raise SertuneError(f"target.labels: no clip of {manifest.name} is labelled {absent[0]!r}")
@@ -175,6 +183,19 @@ def _category(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
         raise SertuneError(f"{manifest.name}: only one label ({one}); a category needs at least two")
     target = CategoryTarget(tuple(present), config.target.label_smoothing)
     return manifest.select(emotion.isin(present).to_numpy()), target
+
+
+def _check_left(manifest: Manifest, target: Target) -> None:
+    """Raises `SertuneError` where bad files were all that a label or a dimension had."""
+    frame = manifest.utterances
+    if isinstance(target, CategoryTarget):
+        lost = [label for label in target.labels if not bool((frame["emotion"] == label).any())]
+        hint = "name the others with --target.labels"
+    else:
+        lost = [name for name in target.dimensions if frame[name].nunique() < 2]
+        hint = "name the others with --target.dimensions"
+    if lost:
+        raise SertuneError(f"{manifest.name}: without its bad files it has nothing to learn {lost[0]} from; {hint}")
 
 
 def split(manifest: Manifest, target: Target, config: RunConfig) -> Protocol:
@@ -319,9 +340,8 @@ def _model_info(prepared: Prepared, fold: Fold) -> dict[str, Any]:
 
 
 def _write_table(file: Path, table: pd.DataFrame) -> None:
-    part = file.with_name(file.name + ".part")
-    table.to_parquet(part, index=False)
-    part.replace(file)
+    with replacing(file) as part:
+        table.to_parquet(part, index=False)
 
 
 def _headline(file: Path, task: dict[str, Any]) -> float | None:
@@ -369,7 +389,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "task": task,
         **summary,
         "dev_metrics": dev_summary["metrics"],
-        "baseline": _baseline(folders, results, task, config.seed),
+        "baseline": _baseline(folders, results, test, task, config.seed),
         "folds": [result["fold"] for result in results],
         "protocol": _protocol(protocol, config, interval, prepared.notes),
         "cost": _cost(results, prepared, seconds),
@@ -388,9 +408,9 @@ def _method_name(config: RunConfig) -> str:
 
 
 def _baseline(
-    folders: list[Path], results: list[dict[str, Any]], task: dict[str, Any], seed: int
+    folders: list[Path], results: list[dict[str, Any]], test: pd.DataFrame, task: dict[str, Any], seed: int
 ) -> list[dict[str, Any]]:
-    """The pooled metrics of every set of layers; the one with the best mean dev score is marked."""
+    """The pooled metrics of every set of layers; the one with the best mean dev score is marked and compared."""
     files = [folder / "baseline.parquet" for folder in folders]
     if not all(file.is_file() for file in files):
         return []
@@ -401,7 +421,9 @@ def _baseline(
         dev = float(np.mean([result["baseline"][name] for result in folds]))
         metrics = summarise(part, task, seed)["metrics"]
         rows.append({"name": str(name), "dev": dev, "chosen": False, "metrics": metrics})
-    max(rows, key=lambda row: row["dev"])["chosen"] = True
+    best = max(rows, key=lambda row: row["dev"])
+    best["chosen"] = True
+    best["difference"] = compare(test, table[table["baseline"] == best["name"]], task, seed)
     return rows
 
 

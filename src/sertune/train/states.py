@@ -28,6 +28,8 @@ AHEAD = 16
 """Clips read ahead of the encoder."""
 GIB = 2**30
 
+NOT_FINITE = "the encoder's states are not finite, perhaps with --precision fp32 they are"
+
 Autocast = Callable[[], AbstractContextManager[None]]
 
 
@@ -152,14 +154,15 @@ def compute_states(
                 audio = future.result()
                 with autocast():
                     clip = encoder.clip_states(audio, start if keep else None)
+                if not bool(clip.pooled.isfinite().all()):
+                    peak = float(np.abs(audio).max())
+                    raise AudioError(file, f"{NOT_FINITE} (the clip's peak is {peak:g} times full scale)")
             except AudioError as error:
                 skipped.append({"file": file, "reason": error.reason})
                 if not skip_bad:
                     hint = "sertune check lists all bad files, --skip-bad goes on without them"
                     raise SertuneError(f"{file}: {error.reason} ({hint})") from None
                 continue
-            if not bool(clip.pooled.isfinite().all()):
-                raise SertuneError(f"{file}: the encoder's states are not finite; try --precision fp32")
             usable.append(row)
             pooled.append(clip.pooled.float())
             seconds.append(len(audio) / reader.rate)
