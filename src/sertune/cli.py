@@ -30,13 +30,20 @@ sertune COMMAND --help tells more of each; sertune --version prints the version.
 """
 
 
+TRAIN_SWITCHES = """
+Not settings:
+  --print-config        Print all settings as YAML, which --config reads, and stop.
+  --overwrite           Replace the run that is in --out.
+"""
+
+
 def train(arguments: Sequence[str]) -> int:
     """Train, choose by dev, test once, save the model and the report."""
     from sertune import config as settings
 
     flags = list(arguments)
     if {"-h", "--help"} & set(flags):
-        print(settings.flags_help(), end="")
+        print(settings.flags_help() + TRAIN_SWITCHES, end="")
         return 0
     print_config = _take(flags, "--print-config")
     overwrite = _take(flags, "--overwrite")

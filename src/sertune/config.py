@@ -190,6 +190,14 @@ SHORTHANDS = ("target", "method", "split")
 """Sections that can be given by their name alone: ``--method partial`` is ``--method.name partial``."""
 
 
+SECTIONS = ("head", "augment", "train", "cache", "audio")
+"""The others, which are no values themselves."""
+
+
+SWITCHES = ["--config", "--overwrite", "--print-config"]
+"""Flags of the command that are no settings."""
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A nested dict of plain values, as it is written to YAML."""
     return dataclasses.asdict(config)
@@ -218,6 +226,13 @@ def from_flags(flags: list[str]) -> RunConfig:
 def flags_help() -> str:
     """The help text of all flags of `sertune train`."""
     text: str = _parser().format_help()
+    text = re.sub(r", --[\w.]+\+ \[ITEM,...\]", "", text)  # the parser's own way to append, which flags don't need
+    for name, hint in get_type_hints(RunConfig).items():
+        if dataclasses.is_dataclass(hint):
+            short = (
+                f"  --{name} NAME{' ' * (16 - len(name))}Short for --{name}.name NAME.\n" if name in SHORTHANDS else ""
+            )
+            text = re.sub(rf"  --{name} CONFIG +Path to a configuration file\.\n", short, text)
     return text
 
 
@@ -398,7 +413,11 @@ def _expand_flags(flags: list[str]) -> list[str]:
             raise SertuneError(f"unexpected {flag!r}: every setting is a flag, such as --data emodb:FOLDER")
         key = flag[2:].replace("-", "_") if flag[2:] not in known else flag[2:]
         if key != "config" and key not in known and not key.startswith("columns."):
-            raise unknown_flag(flag, [f"--{name}" for name in sorted(known)], "sertune train --help")
+            raise unknown_flag(flag, [f"--{name}" for name in sorted(known)] + SWITCHES, "sertune train --help")
+        if key in SECTIONS:
+            raise SertuneError(
+                f"{flag}: is a section; set a value in it, e.g. --{min(k for k in known if k.startswith(key + '.'))}"
+            )
         values = [value] if equals else []
         while not equals and position < len(flags) and not flags[position].startswith("--"):
             values.append(flags[position])

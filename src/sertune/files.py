@@ -70,7 +70,8 @@ def check_writable(target: Path) -> None:
 
 def unwritable(target: Path, error: Exception) -> SertuneError:
     """The error for a file or folder that can't be written, in one line."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    code = getattr(error, "errno", None)
+    reason = os.strerror(code) if code else " ".join(str(error).split()).rpartition("I/O error: ")[2]
     return SertuneError(f"{target}: can't be written ({reason}); make room or choose another place, then run it again")
 
 

@@ -11,6 +11,7 @@ from sertune.config import RunConfig, from_dict
 from sertune.corpora.synthetic import read
 from sertune.data.synthetic import write_corpus
 from sertune.errors import SertuneError
+from sertune.files import check_writable
 from sertune.progress import progress
 
 
@@ -24,6 +25,7 @@ def run_demo(folder: Path, run_and_report: Callable[..., Path]) -> None:
     began = time.perf_counter()
     if folder.is_file():
         raise SertuneError(f"{folder}: is a file; choose another --out")
+    check_writable(folder)
     corpus = folder / "corpus"
     if not corpus.exists():
         with progress("Making the synthetic corpus", 1) as advance:

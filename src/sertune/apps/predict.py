@@ -94,7 +94,7 @@ def outputs_of(model: EmotionModel, samples: np.ndarray) -> Tensor:
     outputs = model.predict_audio([samples])
     if not bool(outputs.isfinite().all()):
         peak = float(np.abs(samples).max())
-        raise AudioError("clip", f"the model's output is not finite (the clip's peak is {peak:g} times full scale)")
+        raise AudioError("clip", f"the output is not finite, with a peak of {peak:g} times full scale; 1 is usual")
     return outputs
 
 

@@ -60,8 +60,10 @@ def read_data(spec: str, columns: Mapping[str, str] | None = None, *, strict: bo
     from sertune.corpora import table
     from sertune.data.manifest import Manifest
 
+    if not spec:
+        raise SertuneError("the name of the data is empty; name a corpus or a table, e.g. --data emodb:FOLDER")
     path = Path(spec).expanduser()
-    if path.is_file() or path.suffix.lower() in _TABLES:
+    if _is_table(spec):
         return table.read(path, columns, strict=strict)
     name, colon, folder = spec.partition(":")
     if colon:
@@ -86,6 +88,11 @@ def read_data(spec: str, columns: Mapping[str, str] | None = None, *, strict: bo
     if path.suffix or len(path.parts) > 1:
         raise SertuneError(f"{spec}: no such file or folder")
     raise unknown("corpus", spec, names())
+
+
+def _is_table(spec: str) -> bool:
+    path = Path(spec).expanduser()
+    return path.is_file() or path.suffix.lower() in _TABLES
 
 
 def _synthetic_folder() -> Path:
@@ -113,6 +120,10 @@ def read_all(specs: Sequence[str], columns: Mapping[str, str] | None = None, *, 
 
     if not specs:
         raise SertuneError("no data given: name a corpus or a table, e.g. --data emodb:FOLDER")
+    if columns and not any(_is_table(spec) for spec in specs):
+        raise SertuneError(
+            f"--columns.{next(iter(columns))}: names a column of a table, but no table is among the data"
+        )
     return concat(_apart([read_data(spec, columns, strict=strict) for spec in specs]))
 
 

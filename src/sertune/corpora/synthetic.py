@@ -7,7 +7,7 @@ import pandas as pd
 
 from sertune.corpora.info import CorpusInfo
 from sertune.data.labels import DIMENSIONS
-from sertune.data.manifest import Manifest, Scheme
+from sertune.data.manifest import RATING_COLUMNS, Manifest, Scheme
 from sertune.data.synthetic import EMOTIONS, RATINGS_FILE, SCALE, UTTERANCES_FILE, write_corpus
 from sertune.errors import SertuneError
 
@@ -38,10 +38,8 @@ def read(root: str | Path) -> Manifest:
         SertuneError: the tables are not there or can't be read.
     """
     folder = Path(root)
-    utterances, ratings = _table(folder / UTTERANCES_FILE), _table(folder / RATINGS_FILE)
-    missing = {"file", "emotion", "intended", *DIMENSIONS} - set(utterances.columns)
-    if missing:
-        raise SertuneError(f"{folder / UTTERANCES_FILE}: no column {', '.join(sorted(missing))}; {_MAKE_ONE}")
+    utterances = _table(folder / UTTERANCES_FILE, {"file", "emotion", "intended", *DIMENSIONS})
+    ratings = _table(folder / RATINGS_FILE, set(RATING_COLUMNS))
     utterances["file"] = [str(folder.absolute() / str(file)) for file in utterances["file"]]
     acted = set(utterances["intended"])
     schemes = {"emotion": Scheme(labels=tuple(name for name in EMOTIONS if name in acted))}
@@ -61,10 +59,13 @@ def example(root: str | Path, seed: int = 0) -> None:
 _MAKE_ONE = "make a synthetic corpus with `sertune demo`, or give `--data synthetic` without a folder"
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path, columns: set[str]) -> pd.DataFrame:
     try:
-        return pd.read_csv(path)
+        table = pd.read_csv(path)
     except FileNotFoundError:
         raise SertuneError(f"{path.parent}: not a synthetic corpus, it has no {path.name}; {_MAKE_ONE}") from None
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise SertuneError(f"{path}: can't be read as a table ({error}); {_MAKE_ONE}") from error
+    if missing := columns - set(table.columns):
+        raise SertuneError(f"{path}: no column {', '.join(sorted(missing))}; {_MAKE_ONE}")
+    return table

@@ -17,6 +17,7 @@ from sertune.data.manifest import (
     TEXT_COLUMNS,
     UTTERANCE_COLUMNS,
     Manifest,
+    Scheme,
     absolute_files,
     number_column,
     schemes_beside,
@@ -78,12 +79,26 @@ def read(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None,
         elif column in NUMBER_COLUMNS:
             frame[column] = _numbers(path, str(column), frame[column], decimal_comma)
     frame = _with_ids(path, frame)
-    schemes = schemes_beside(path)
+    return _renamed(Manifest.of(str(path), frame, _schemes(schemes_beside(path)), strict=strict), path.stem)
+
+
+def _schemes(file: Path) -> dict[str, Scheme] | None:
+    """The schemes stated beside a table, if there are any."""
+    if not file.is_file():
+        return None
     try:
-        given = schemes_from_json(json.loads(schemes.read_text("utf-8"))) if schemes.is_file() else None
-    except (ValueError, AttributeError) as error:
-        raise SertuneError(f"{schemes}: not a JSON object of schemes ({error})") from error
-    return _renamed(Manifest.of(str(path), frame, given, strict=strict), path.stem)
+        document = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise SertuneError(f"{file}: not JSON in UTF-8 ({error})") from error
+    if not isinstance(document, dict):
+        raise SertuneError(f'{file}: expected an object such as {{"arousal": {{"low": 1, "high": 5}}}}')
+    for name in document:
+        if labels.attribute(name) not in labels.ATTRIBUTES:
+            raise unknown(f"attribute in {file}", name, labels.ATTRIBUTES)
+    try:
+        return schemes_from_json(document)
+    except SertuneError as error:
+        raise SertuneError(f"{file}: {error}") from None
 
 
 def _renamed(manifest: Manifest, name: str) -> Manifest:

@@ -152,7 +152,10 @@ def find_audio(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         SertuneError: a path doesn't exist, or a folder holds no audio.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for name in paths:
+        path = Path(name)
+        if not os.fspath(name):  # an unset variable of a shell; as a path it would mean the current folder
+            raise SertuneError("a file's name is empty; name audio files or folders")
         if path.is_dir():
             inside = sorted(f for f in path.rglob("*") if _is_audio(f.relative_to(path)) and f.is_file())
             if not inside:

@@ -621,7 +621,7 @@ def write_corpus(
             target.rmdir()  # it is empty: not every system renames onto a folder
         work.replace(target)
     except OSError as error:
-        raise SertuneError(f"{root}: cannot write the synthetic corpus there ({error})") from error
+        raise SertuneError(f"{root}: can't write the synthetic corpus there ({error.strerror or error})") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return root

@@ -53,7 +53,7 @@ def explain(name: str, error: Exception) -> SertuneError:
         return SertuneError(f"encoder {name}: needs program code of its own, which sertune does not run")
     if "connect" in lower or "offline" in lower or "couldn't reach" in lower or "resolve" in lower:
         return SertuneError(
-            f"encoder {name}: no such folder, and the model hub can't be reached to download it; "
+            f"encoder {name}: no such folder, not downloaded before, and the model hub can't be reached; "
             "give a folder with config.json and model.safetensors, or --encoder builtin"
         )
     if any(words in lower for words in ("not a local folder", "not a valid model", "repository not found", "repo id")):

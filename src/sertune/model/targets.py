@@ -147,4 +147,4 @@ def target_from(description: Mapping[str, Any]) -> Target:
     if description["name"] == "dimension":
         scales = tuple((float(low), float(high)) for low, high in description["scales"])
         return DimensionTarget(tuple(description["dimensions"]), scales)
-    raise SertuneError(f"unknown target {description['name']!r} in model.json; was it saved by a newer sertune?")
+    raise SertuneError(f"unknown target {description['name']!r}; was it saved by a newer sertune?")

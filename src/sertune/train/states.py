@@ -28,7 +28,7 @@ AHEAD = 16
 """Clips read ahead of the encoder."""
 GIB = 2**30
 
-NOT_FINITE = "the encoder's states are not finite, perhaps with --precision fp32 they are"
+NOT_FINITE = "its states are not finite, with a peak of {:g} times full scale; 1 is usual, or try --precision fp32"
 
 Autocast = Callable[[], AbstractContextManager[None]]
 
@@ -156,7 +156,7 @@ def compute_states(
                     clip = encoder.clip_states(audio, start if keep else None)
                 if not bool(clip.pooled.isfinite().all()):
                     peak = float(np.abs(audio).max())
-                    raise AudioError(file, f"{NOT_FINITE} (the clip's peak is {peak:g} times full scale)")
+                    raise AudioError(file, NOT_FINITE.format(peak))
             except AudioError as error:
                 skipped.append({"file": file, "reason": error.reason})
                 if not skip_bad:
