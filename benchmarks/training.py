@@ -69,8 +69,9 @@ def run_case(options: argparse.Namespace) -> dict[str, Any]:
     from sertune.config import from_dict
     from sertune.corpora import read_all
     from sertune.data.splits import Fold
-    from sertune.train import run as runs
+    from sertune.train.folds import _fresh_model
     from sertune.train.loop import Fit
+    from sertune.train.prepare import prepare
 
     method, precision = options.case.split("/")
     name, _, layers = method.partition("-")
@@ -92,10 +93,10 @@ def run_case(options: argparse.Namespace) -> dict[str, Any]:
         manifest = manifest.select(np.sort(order[np.linspace(0, len(order) - 1, options.clips).round().astype(int)]))
     with tempfile.TemporaryDirectory() as folder:
         manifest.save(Path(folder) / "data")
-        prepared = runs.prepare(replace(config, data=[str(Path(folder) / "data")]))
+        prepared = prepare(replace(config, data=[str(Path(folder) / "data")]))
         every = np.arange(len(prepared.manifest))
         fold = Fold("bench", every, every[:1], every[:0])
-        model = runs._fresh_model(prepared, fold, config)
+        model, _ = _fresh_model(prepared, fold, config)
         fit = Fit(model, prepared.clips, fold, config, prepared.device)
         batches = fit._batches(0)
         for batch in batches[:2]:

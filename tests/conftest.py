@@ -39,3 +39,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synthetic") / "corpus"
     example(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest synthetic corpus that every split can cut: 4 speakers, 16 clips."""
+    from sertune.data.synthetic import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("tiny") / "corpus", speakers=4, sentences=2, per_emotion=1, raters=3)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on it: a frozen builtin encoder, four labels."""
+    from sertune.cli import main
+
+    run = tmp_path_factory.mktemp("tiny") / "run"
+    flags = ["--method", "frozen", "--baseline", "false", "--out", str(run)]
+    assert main(["train", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+    return run

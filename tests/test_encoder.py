@@ -218,7 +218,7 @@ def test_missing_weights_are_an_error_that_names_them(folders: dict[str, str], t
 def test_a_head_over_frames_of_frozen_layers_equals_one_pass(folders: dict[str, str]) -> None:
     """Replay starts below the cut where the head needs frames there; nothing else changes."""
     encoder = load_encoder(folders["wavlm"], check=False)
-    head = HeadConfig(pooling="attentive", layers=[0, 1, 3])
+    head = HeadConfig(pooling="attentive", layers=[0, 1, 3], blend=0)
     model = EmotionModel(encoder, ModelSpec("", MethodConfig("partial", 1), head, CategoryTarget(("a", "b")))).eval()
     assert (encoder.cut, model.start) == (2, 0)
     with torch.no_grad():

@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from sertune.config import RunConfig, dump_yaml, from_dict
 from sertune.errors import SertuneError
 from sertune.model.targets import DimensionTarget
+from sertune.train.folds import _fresh_model
 from sertune.train.loop import Fit
-from sertune.train.run import _fresh_model, prepare, train
+from sertune.train.prepare import prepare
+from sertune.train.run import train
 
 
 def settings(corpus: Path, out: Path, **changes: Any) -> RunConfig:
@@ -169,11 +171,11 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
             target=target,
             train={"accumulate": accumulate, "clip": 0.0},
             head={"dropout": 0.0, "pooling": "mean+std"},
-            augment={"time_mask": 0.0},
+            augment={"time_crop": 1.0},  # each part would draw its own
         )
         prepared = prepare(config)
         fold = prepared.protocol.folds[0]
-        fit = Fit(_fresh_model(prepared, fold, config), prepared.clips, fold, config, prepared.device)
+        fit = Fit(_fresh_model(prepared, fold, config)[0], prepared.clips, fold, config, prepared.device)
         fit.model.train()
         rows = fold.train[:16]
         loss = fit._backward(np.array_split(rows, accumulate), 0, False)
@@ -220,7 +222,7 @@ def test_until_it_is_unfrozen_the_encoder_stays_as_it_was(corpus: Path, tmp_path
     config = settings(corpus, tmp_path / "run", train={"epochs": 3, "unfreeze_epoch": 2, "average": 0.0})
     prepared = prepare(config)
     fold = prepared.protocol.folds[0]
-    fit = Fit(_fresh_model(prepared, fold, config), prepared.clips, fold, config, prepared.device)
+    fit = Fit(_fresh_model(prepared, fold, config)[0], prepared.clips, fold, config, prepared.device)
     before = [p.clone() for p in fit.model.trained_parameters()]
     head = fit.model.head.output.weight.clone()
 

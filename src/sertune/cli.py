@@ -328,6 +328,8 @@ def _columns_as_pairs(arguments: Sequence[str]) -> list[str]:
 
 def entry() -> None:
     """The ``sertune`` command."""
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be valid text

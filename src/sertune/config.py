@@ -59,8 +59,8 @@ class HeadConfig:
     """From the encoder's states to the outputs."""
 
     layers: list[int] = field(default_factory=list)
-    """Layers that are read: 0 is what enters the first layer, the depth is the encoder's output. Empty: all
-    from 1 on, or the last one alone with `mix: last`."""
+    """Layers that are read: 0 is what enters the first layer, the depth is the encoder's output. Empty: those that the
+    method changes; with `frozen` the inner ones; with `mix: last` the last one."""
     mix: Literal["concat", "weighted", "last"] = "concat"
     """`concat`: layers side by side. `weighted`: a learnt softmax mix. `last`: the last layer alone."""
     pooling: Literal["mean", "mean+std", "attentive"] = "mean"
@@ -71,8 +71,13 @@ class HeadConfig:
     """Dropout on the pooled vector and the hidden layers."""
     start: Literal["probe", "random"] = "probe"
     """`probe`: a linear head starts from the regularised linear model on the frozen states."""
-    regularisation: list[float] = field(default_factory=lambda: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3])
-    """Strengths tried for the linear model (dev chooses): the L2 penalty per training clip."""
+    start_regularisation: float = 1.0
+    """Strength of that model where the encoder trains after it: a weak start leaves more to learn."""
+    blend: float = 0.5
+    """Share of the frozen linear model on the layers below the cut in the output (0: none). It is solved on its own
+    and averaged with the trained head: log-probabilities of categories, values of dimensions."""
+    regularisation: list[float] = field(default_factory=lambda: [0.01, 0.03, 0.1, 0.3])
+    """Strengths tried for solved linear models (dev chooses): the L2 penalty per training clip."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ class TrainConfig:
     """Split each batch into this many parts; the loss is still that of the whole batch."""
     patience: int = 0
     """Stop after this many epochs without a better dev score; 0: never."""
+    refit: Literal["auto", "yes", "no"] = "auto"
+    """Train again on train and dev together, as long as dev chose; `auto`: yes, but not with an `official` split."""
     unfreeze_epoch: int = 0
     """Epochs in which the head trains alone before the encoder joins."""
     average: float = 0.9
@@ -225,7 +232,7 @@ def from_flags(flags: list[str]) -> RunConfig:
 
 def flags_help() -> str:
     """The help text of all flags of `sertune train`."""
-    text: str = _parser().format_help()
+    text: str = _parser(helps=True).format_help()
     text = re.sub(r", --[\w.]+\+ \[ITEM,...\]", "", text)  # the parser's own way to append, which flags don't need
     for name, hint in get_type_hints(RunConfig).items():
         if dataclasses.is_dataclass(hint):
@@ -297,6 +304,8 @@ def validate(config: RunConfig) -> None:
         head.regularisation,
         "at least one strength above 0",
     )
+    _need(head.start_regularisation > 0, "head.start_regularisation", head.start_regularisation, "a strength above 0")
+    _need(0 <= head.blend < 1, "head.blend", head.blend, "a share from 0, below 1")
     _need(train.epochs >= 0, "train.epochs", train.epochs, "0 or more")
     for key in ("lr", "head_lr", "weight_decay", "clip"):
         _need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
@@ -326,10 +335,11 @@ def _need(good: bool, key: str, value: object, expected: str) -> None:
         raise SertuneError(f"{key} = {value}: expected {expected}")
 
 
-def _parser() -> Any:
+def _parser(*, helps: bool = False) -> Any:
+    """The parser of all flags; ``helps`` reads the text under each field as its help, which takes a moment."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the text under a field is its help
+    set_parsing_settings(docstring_parse_attribute_docstrings=helps)
     parser = ArgumentParser(prog="sertune train", exit_on_error=False, usage="sertune train --data D --out RUN [...]")
     parser.add_argument("--config", action="append", metavar="FILE.yaml", help="settings; flags go over them")
     parser.add_class_arguments(RunConfig)

@@ -50,6 +50,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         work.replace(folder)
     except OSError as error:
         raise unwritable(folder, error) from error
+    except SertuneError as error:  # the user knows the folder by its own name
+        raise SertuneError(str(error).replace(str(work), str(folder))) from error
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
@@ -71,7 +73,8 @@ def check_writable(target: Path) -> None:
 def unwritable(target: Path, error: Exception) -> SertuneError:
     """The error for a file or folder that can't be written, in one line."""
     code = getattr(error, "errno", None)
-    reason = os.strerror(code) if code else " ".join(str(error).split()).rpartition("I/O error: ")[2]
+    text = " ".join(str(error).split())
+    reason = os.strerror(code) if code else text.rpartition("I/O error: ")[2].partition(" (os error")[0]
     return SertuneError(f"{target}: can't be written ({reason}); make room or choose another place, then run it again")
 
 

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sertune.errors import SertuneError
+from sertune.files import replacing
 
 FILE_NAME = "report.html"
 MINUS = "\N{MINUS SIGN}"
@@ -46,14 +46,8 @@ def write_report(run: Path) -> Path:
         _view(_read_report(run), _read_predictions(run), _read_log(run), _read_text(run / "config.yaml"))
     )
     target = run / FILE_NAME
-    temporary = run / f".{FILE_NAME}.{os.getpid()}.tmp"
-    try:
-        temporary.write_bytes(html.encode("utf-8", errors="replace"))
-        temporary.replace(target)
-    except OSError as error:
-        raise SertuneError(f"{target}: the report can't be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as part:
+        part.write_bytes(html.encode("utf-8", errors="replace"))
     return target
 
 

@@ -162,6 +162,11 @@ def summarise(table: Any, task: Mapping[str, Any], seed: int = 0) -> dict[str, A
     )
 
 
+def main_metrics(task: dict[str, Any]) -> list[str]:
+    """The metrics that a task is judged by."""
+    return ["uar"] if task["target"] == "category" else [f"ccc_{name}" for name in task["dimensions"]]
+
+
 def compare(table: Any, other: Any, task: Mapping[str, Any], seed: int = 0) -> dict[str, dict[str, Any]]:
     """Paired differences of the main metrics between two tables of predictions for the same clips, in one order.
 

@@ -48,7 +48,7 @@ class EmotionModel(nn.Module):
         self.spec = spec
         self.target = spec.target
         make_method(spec.method).apply(encoder)
-        self.head = Head(spec.head, encoder.depth, encoder.width, spec.target.outputs)
+        self.head = Head(spec.head, encoder.depth, encoder.cut, encoder.width, spec.target.outputs)
         if encoder.cut < encoder.depth and encoder.depth not in self.head.layers:
             raise SertuneError(
                 f"head.layers = {list(self.head.layers)}: the head must read layer {encoder.depth}, the output, "
@@ -75,7 +75,7 @@ class EmotionModel(nn.Module):
     def forward(
         self, batch: Batch, augment: AugmentConfig | None = None, mixup: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """Outputs (B, K) in float32.
+        """Outputs (B, K) in float32: of the trained head in training mode, blended with the readout's in eval mode.
 
         Args:
             batch: states, or audio where the front trains, or pooled vectors alone (then the encoder is as
@@ -88,6 +88,8 @@ class EmotionModel(nn.Module):
             partner, weight = mixup[0].to(vectors.device), mixup[1].to(vectors.device)[:, :, None]
             vectors = weight * vectors + (1 - weight) * vectors[partner]
         outputs: Tensor = self.head(vectors).float()
+        if not self.training and self.head.readout is not None and batch.pooled is not None:
+            outputs = self.target.blend(outputs, self.head.readout(batch.pooled), self.head.blend)
         return outputs
 
     def vectors(self, batch: Batch, augment: AugmentConfig | None = None) -> Tensor:
@@ -136,7 +138,9 @@ class EmotionModel(nn.Module):
         if self.encoder.front_trains:
             batch = collate([], missing, [""], audio=[audio])
         else:
-            clip = self.encoder.clip_states(audio, self.start, above=self.start is None)
+            # the cut is where the readout ends; above it only a frozen encoder's pooled vectors are read
+            top = self.encoder.cut if self.start is not None else None
+            clip = self.encoder.clip_states(audio, self.start, top=top)
             batch = collate([clip], missing, [""]).to(self.encoder.device)
         outputs: Tensor = self(batch)
         return outputs.cpu()
@@ -180,15 +184,16 @@ class EmotionModel(nn.Module):
             "format": FORMAT,
             "encoder": {"name": spec.encoder, "path": _absolute(spec.encoder), "digest": self.base_digest},
             "method": spec.method.__dict__,
-            "head": spec.head.__dict__,
+            "head": {**spec.head.__dict__, "layers": list(self.head.layers)},  # not a default that may change
             "target": spec.target.describe(),
             "audio": {**spec.audio.__dict__, "rate": self.encoder.rate},
             "info": info if info is not None else self.info,
         }
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.trained_state().items()}
-        with replacing(folder / "model.safetensors") as weights, replacing(folder / "model.json") as text:
-            save_file(tensors, weights)
-            text.write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+        with replacing(folder / "model.safetensors") as part:
+            save_file(tensors, part)
+        with replacing(folder / "model.json") as part:
+            part.write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
 
     @property
     def base_digest(self) -> str:

@@ -179,17 +179,17 @@ class Encoder(nn.Module):
         return LayerStates(states, torch.tensor([states.shape[1]], device=states.device))
 
     @torch.no_grad()
-    def clip_states(self, audio: np.ndarray, start: int | None, *, above: bool = True) -> ClipStates:
+    def clip_states(self, audio: np.ndarray, start: int | None, *, top: int | None = None) -> ClipStates:
         """Runs one clip alone through the encoder in eval mode.
 
         Args:
             audio: (samples,) float32 at `rate`.
             start: layer whose input is kept frame by frame; None keeps pooled vectors alone.
-            above: pool the layers above ``start`` too; otherwise `pooled` ends there.
+            top: the last layer whose input is pooled, not below ``start``; None goes to the model's output.
         """
         was_training = self.training
         self.eval()
-        hidden = self.replay(self.front(audio), 0, None if above else start)
+        hidden = self.replay(self.front(audio), 0, top)
         self.train(was_training)
         pooled = torch.stack([mean_and_std(layer) for layer in hidden])[:, 0]
         return ClipStates(hidden[start].states[0].cpu().clone() if start is not None else None, pooled.cpu())

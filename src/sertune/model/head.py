@@ -14,8 +14,11 @@ from sertune.model.encoder import mean_and_std
 ATTENTION_WIDTH = 64
 
 
-def chosen_layers(config: HeadConfig, depth: int) -> tuple[int, ...]:
+def chosen_layers(config: HeadConfig, depth: int, cut: int) -> tuple[int, ...]:
     """The layers that the head reads, 0 (what enters the first layer) to ``depth`` (the model's output).
+
+    By default those whose states the method changes, or with a frozen encoder the inner ones: the last layer often
+    serves the pre-training task.
 
     Raises:
         SertuneError: a layer that the encoder does not have.
@@ -23,7 +26,7 @@ def chosen_layers(config: HeadConfig, depth: int) -> tuple[int, ...]:
     if config.mix == "last":
         return (depth,)
     if not config.layers:
-        return tuple(range(1, depth + 1))
+        return tuple(range(cut + 1, depth + 1)) or tuple(range(1, depth)) or (depth,)
     for layer in config.layers:
         if not 0 <= layer <= depth:
             raise SertuneError(f"head.layers = {config.layers}: the encoder has layers 0 to {depth}")
@@ -39,16 +42,24 @@ class Head(nn.Module):
     Args:
         config: which layers, pooling, mix and widths.
         depth: layers of the encoder.
+        cut: its first layer that trains.
         width: channels of its states.
         outputs: number of outputs.
+
+    Attributes:
+        readout: the frozen linear model on the layers below the cut, whose outputs are blended with the head's own;
+            None where there are none, or ``config.blend`` is 0.
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, config: HeadConfig, depth: int, width: int, outputs: int) -> None:
+    def __init__(self, config: HeadConfig, depth: int, cut: int, width: int, outputs: int) -> None:
         super().__init__()
-        self.layers = chosen_layers(config, depth)
+        self.layers = chosen_layers(config, depth, cut)
+        below = tuple(range(1, cut + 1)) if cut < depth and config.blend > 0 else ()
+        self.readout = Readout(below, width, outputs) if below else None
+        self.blend = config.blend
         self.pooling = config.pooling
         self.statistics = width if config.pooling == "mean" else 2 * width
         self.register_buffer("mean", torch.zeros(len(self.layers), self.statistics))
@@ -120,6 +131,45 @@ class Head(nn.Module):
         """Sets a linear head: weight (K, F), bias (K,)."""
         self.output.weight.copy_(weight)
         self.output.bias.copy_(bias)
+
+
+class Readout(nn.Module):
+    """A linear model on mean-pooled states of layers that do not train. It is solved, not trained.
+
+    Args:
+        layers: that it reads, side by side.
+        width: channels of the states.
+        outputs: number of outputs.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layers: tuple[int, ...], width: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.width = width
+        features = len(layers) * width
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("spread", torch.ones(features))
+        self.register_buffer("weight", torch.zeros(outputs, features))
+        self.register_buffer("bias", torch.zeros(outputs))
+
+    def features(self, pooled: Tensor) -> Tensor:
+        """(N, layers, 2 D) pooled statistics with pre-trained weights -> (N, F), not standardised."""
+        return pooled[:, list(self.layers), : self.width].flatten(1)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(N, layers, 2 D) -> outputs (N, K)."""
+        return (self.features(pooled) - self.mean) / self.spread @ self.weight.T + self.bias
+
+    @torch.no_grad()
+    def set(self, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """Takes the solution over standardised features."""
+        for own, given in ((self.mean, mean), (self.spread, spread), (self.weight, weight), (self.bias, bias)):
+            own.copy_(given)
 
 
 class AttentivePooling(nn.Module):

@@ -62,6 +62,10 @@ class CategoryTarget:
         weight = (targets * weights).sum(1)
         return (weight * entropy).sum() / weight.sum()
 
+    def blend(self, outputs: Tensor, others: Tensor, share: float) -> Tensor:
+        """Weighted mean of two models' log-probabilities, ``share`` for the others; (B, K) logits."""
+        return (1 - share) * outputs.float().log_softmax(1) + share * others.float().log_softmax(1)
+
     def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
         """Logits (B, K) -> ``probabilities`` (B, K) float64 that sum to 1, and ``predicted`` (B,) indices."""
         probabilities = outputs.double().softmax(1).cpu().numpy()
@@ -115,6 +119,10 @@ class DimensionTarget:
         variances = (x_dev.square().sum(0) + y_dev.square().sum(0)) / count
         ccc = 2 * covariance / (variances + (x_mean - y_mean).square() + 1e-8)
         return (1 - ccc).mean()
+
+    def blend(self, outputs: Tensor, others: Tensor, share: float) -> Tensor:
+        """Weighted mean of two models' values, ``share`` for the others; (B, K)."""
+        return (1 - share) * outputs.float() + share * others.float()
 
     def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
         """Outputs (B, K) -> ``values`` (B, K) float64 on the own scales, kept inside them."""

@@ -1,12 +1,12 @@
 """The frozen linear models of a fold: the start of the head, and the baseline beside every result."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from sertune.config import HeadConfig
 from sertune.data.splits import Fold
 from sertune.model.emotion_model import EmotionModel
 from sertune.model.probe import LinearModel, fit_linear
@@ -51,13 +51,47 @@ def fit_probe(
     return best
 
 
-def start_head(model: EmotionModel, clips: Clips, fold: Fold, strengths: Sequence[float], *, probe: bool) -> None:
-    """Standardises the head by the training part and, if ``probe``, starts it from the linear model."""
-    pooled = clips.states.pooled
-    train = model.head.standardise(pooled[fold.train])
-    if probe and model.head.linear:
-        found = fit_probe(train, model.head.standardised(pooled[fold.dev]), clips, fold, model.target, strengths)
-        model.head.start_from(found.model.weight, found.model.bias)
+@dataclass(frozen=True)
+class Strengths:
+    """Regularisation that dev chose for the solved parts of a model; 0 where there is no such part."""
+
+    head: float = 0.0
+    readout: float = 0.0
+
+
+def start_head(
+    model: EmotionModel, clips: Clips, fold: Fold, config: HeadConfig, chosen: Strengths | None = None
+) -> Strengths:
+    """Standardises the head by the training part, and solves what is solved: the head's start and the readout.
+
+    Args:
+        model: with pre-trained weights.
+        clips: of the run.
+        fold: who trains and who chooses.
+        config: strengths to try, and whether the head starts from a linear model.
+        chosen: strengths of an earlier choice, which are then taken without looking at dev.
+    """
+    pooled, head = clips.states.pooled, model.head
+    train = head.standardise(pooled[fold.train])
+    strengths = Strengths()
+    if config.start == "probe" and head.linear:
+        trains = model.encoder.cut < model.encoder.depth
+        tried = [config.start_regularisation] if trains else _tried(config, chosen.head if chosen else None)
+        found = fit_probe(train, head.standardised(pooled[fold.dev]), clips, fold, model.target, tried)
+        head.start_from(found.model.weight, found.model.bias)
+        strengths = replace(strengths, head=found.model.regularisation)
+    if head.readout is not None:
+        features = head.readout.features(pooled)
+        mean, spread = _moments(features[fold.train])
+        train, dev = ((features[rows] - mean) / spread for rows in (fold.train, fold.dev))
+        found = fit_probe(train, dev, clips, fold, model.target, _tried(config, chosen.readout if chosen else None))
+        head.readout.set(mean, spread, found.model.weight, found.model.bias)
+        strengths = replace(strengths, readout=found.model.regularisation)
+    return strengths
+
+
+def _tried(config: HeadConfig, chosen: float | None) -> Sequence[float]:
+    return config.regularisation if chosen is None else [chosen]
 
 
 def baseline_sets(depth: int) -> dict[str, tuple[int, ...]]:
@@ -70,20 +104,33 @@ def baseline_sets(depth: int) -> dict[str, tuple[int, ...]]:
 
 
 def fit_baseline(
-    clips: Clips, fold: Fold, target: Target, strengths: Sequence[float], depth: int, width: int
+    clips: Clips, fold: Fold, target: Target, strengths: Sequence[float], depth: int, width: int, *, refit: bool
 ) -> dict[str, tuple[float, Tensor]]:
-    """The linear model on mean-pooled states of every set of layers: dev score and outputs on the test part."""
+    """The linear model on mean-pooled states of every set of layers: dev score and outputs on the test part.
+
+    With ``refit`` the chosen strength is fitted again on train and dev together, as the model itself is.
+    """
     pooled = clips.states.pooled[:, :, :width]
+    known = np.sort(np.concatenate([fold.train, fold.dev]))
     found = {}
     for name, layers in baseline_sets(depth).items():
-        train = pooled[fold.train][:, list(layers)].flatten(1)
-        mean, spread = train.mean(0), train.std(0, correction=0).clamp_min(1e-6)
-
-        def features(
-            rows: np.ndarray, chosen: tuple[int, ...] = layers, m: Tensor = mean, s: Tensor = spread
-        ) -> Tensor:
-            return (pooled[torch.from_numpy(rows)][:, list(chosen)].flatten(1) - m) / s
-
-        probe = fit_probe(features(fold.train), features(fold.dev), clips, fold, target, strengths)
-        found[name] = (probe.dev_score, probe.model(features(fold.test)))
+        features = pooled[:, list(layers)].flatten(1)
+        train, dev, test = _standardised(features, fold.train, fold.dev, fold.test)
+        probe = fit_probe(train, dev, clips, fold, target, strengths)
+        model = probe.model
+        if refit:
+            train, test = _standardised(features, known, fold.test)
+            model = fit_linear(train, clips.targets[known], target, model.regularisation, model)
+        found[name] = (probe.dev_score, model(test))
     return found
+
+
+def _standardised(features: Tensor, train: np.ndarray, *others: np.ndarray) -> list[Tensor]:
+    """Rows of features (N, F) by the mean and spread of the training part: its own, then those of the others."""
+    mean, spread = _moments(features[train])
+    return [(features[rows] - mean) / spread for rows in (train, *others)]
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of each feature; constant ones are left as they are."""
+    return features.mean(0), features.std(0, correction=0).clamp_min(1e-6)

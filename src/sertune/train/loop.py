@@ -148,6 +148,21 @@ class Fit:
         result = FitResult(state.best_epoch, state.log[-1]["epoch"], state.best_score, state.log, state.seconds)
         return result
 
+    def run_until(self, epochs: int) -> float:
+        """The first ``epochs`` of the schedule without looking at dev; returns the seconds spent in steps.
+
+        The model is left with the weights at that point (their running average, if there is one).
+        """
+        state = self.state
+        with progress(f"Refitting {self.fold.name}", epochs * len(self._batches(0))) as advance:
+            advance(state.steps)
+            while state.epoch < epochs:
+                self._steps(advance)
+                self._save()
+        if state.average:
+            self.model.load_trained(state.average)
+        return state.seconds
+
     def _batches(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng(derive_seed(self.config.seed, self.fold.name, "order", epoch))
         rows = self.fold.train
@@ -160,6 +175,11 @@ class Fit:
         return [rows[position] for position in positions]
 
     def _epoch(self, advance: Callable[[int], None]) -> None:
+        self._steps(advance)
+        self._finish_epoch(float(np.mean(self.state.losses)))
+
+    def _steps(self, advance: Callable[[int], None]) -> None:
+        """The steps of one epoch, from where it is."""
         state = self.state
         batches = self._batches(state.epoch)
         while state.step < len(batches):
@@ -173,7 +193,6 @@ class Fit:
                 self._save()
         state.epoch += 1
         state.step = 0
-        self._finish_epoch(float(np.mean(state.losses)))
 
     def _finish_epoch(self, loss: float | None) -> None:
         """Scores dev with the averaged weights, keeps them if they are the best, and writes a checkpoint."""

@@ -187,6 +187,6 @@ def _live(
 ) -> Callable[[int], ClipStates]:
     def compute(position: int) -> ClipStates:
         with autocast():
-            return encoder.clip_states(reader(int(rows[position])), start, above=False)
+            return encoder.clip_states(reader(int(rows[position])), start, top=start)
 
     return compute

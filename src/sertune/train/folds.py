@@ -1,0 +1,206 @@
+"""One fold: train, choose by dev, go on with dev's clips where that is allowed, test once."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sertune import __version__
+from sertune.config import RunConfig
+from sertune.data.splits import Fold, Protocol
+from sertune.files import replacing
+from sertune.metrics.summary import main_metrics, summarise
+from sertune.model.emotion_model import EmotionModel
+from sertune.model.predictions import prediction_table, task_of
+from sertune.model.targets import CategoryTarget
+from sertune.progress import say
+from sertune.train.baseline import Strengths, fit_baseline, start_head
+from sertune.train.folder import fold_folder, write_json
+from sertune.train.loop import Fit, derive_seed, model_outputs
+from sertune.train.prepare import Prepared
+
+FINAL = "final"
+
+
+@dataclass
+class Choice:
+    """What dev chose.
+
+    Attributes:
+        epoch: whose weights scored best; 0 is the model before training.
+        epochs: that were run.
+        strengths: regularisation of the solved parts.
+        dev_score: of the chosen epoch.
+        log: one row per epoch.
+        train_seconds: spent in training steps.
+    """
+
+    epoch: int
+    epochs: int
+    strengths: Strengths
+    dev_score: float
+    log: list[dict[str, Any]] = field(default_factory=list)
+    train_seconds: float = 0.0
+
+
+def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
+    """Trains, chooses and tests one fold, unless that was done before."""
+    folder = fold_folder(run, index, fold.name)
+    if (folder / "result.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    choice, model = _choose(folder, fold, prepared, config)
+    known = fold
+    if refits(config):
+        known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
+        model, seconds = _refit(folder, known, choice, prepared, config)
+        choice.train_seconds += seconds
+    assert model is not None
+    _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
+    baseline = _fold_baseline(folder, fold, prepared, config)
+    if fold.name == FINAL or prepared.protocol.final is None:
+        model.save(run / "model", _model_info(prepared, fold))
+    row = {
+        "name": fold.name,
+        "train": len(known.train),
+        "dev": len(fold.dev),
+        "test": len(fold.test),
+        "best_epoch": choice.epoch,
+        "epochs": choice.epochs,
+        "dev_score": choice.dev_score,
+        "test_score": _headline(folder / "test.parquet", task_of(prepared.target)) if len(fold.test) else None,
+        "seconds": round(time.perf_counter() - began, 3),
+        "train_seconds": round(choice.train_seconds, 3),
+        "train_epochs": choice.epochs + (choice.epoch if refits(config) else 0),
+    }
+    write_json(folder / "result.json", {"fold": row, "log": choice.log, "baseline": baseline})
+    for name in ("checkpoint.safetensors", "refit.safetensors", "choice.json"):
+        (folder / name).unlink(missing_ok=True)
+    say(_fold_line(row, index, prepared.protocol))
+
+
+def refits(config: RunConfig) -> bool:
+    """Whether the chosen settings are trained again on train and dev together."""
+    if config.train.refit == "auto":
+        return config.split.name != "official"
+    return config.train.refit == "yes"
+
+
+def _choose(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> tuple[Choice, EmotionModel | None]:
+    """Trains on the train part and chooses by dev; the model is None if the choice was made before."""
+    if (folder / "choice.json").is_file():
+        values = json.loads((folder / "choice.json").read_text(encoding="utf-8"))
+        return Choice(**{**values, "strengths": Strengths(**values["strengths"])}), None
+    model, strengths = _fresh_model(prepared, fold, config)
+    options = replace(config, train=replace(config.train, epochs=0)) if _solved(model, config) else config
+    result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
+    _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
+    choice = Choice(
+        result.best_epoch, result.epochs, strengths, result.dev_score, result.log, result.train_seconds
+    )  # fmt: skip
+    if refits(config):
+        write_json(folder / "choice.json", asdict(choice))
+    return choice, model
+
+
+def _refit(
+    folder: Path, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig
+) -> tuple[EmotionModel, float]:
+    """Trains on train and dev as far as dev said, and the seconds that took."""
+    model, _ = _fresh_model(prepared, known, config, choice.strengths)
+    if not choice.epoch:
+        return model, 0.0
+    fit = Fit(model, prepared.clips, known, config, prepared.device, folder / "refit.safetensors")
+    return model, fit.run_until(choice.epoch)
+
+
+def _solved(model: EmotionModel, config: RunConfig) -> bool:
+    """Whether nothing is left to train after the head's start."""
+    return config.method.name == "frozen" and config.head.start == "probe" and model.head.linear
+
+
+def _write_predictions(
+    file: Path, model: EmotionModel, name: str, rows: np.ndarray, prepared: Prepared, config: RunConfig
+) -> None:
+    outputs = model_outputs(model, prepared.clips, rows, config, prepared.device)
+    table = prediction_table(prepared.manifest.utterances.iloc[rows], prepared.target, outputs)
+    table.insert(1, "fold", name)
+    write_table(file, table)
+
+
+def _fresh_model(
+    prepared: Prepared, fold: Fold, config: RunConfig, chosen: Strengths | None = None
+) -> tuple[EmotionModel, Strengths]:
+    """The pre-trained encoder with a head started on this fold's training part, and the strengths that dev chose."""
+    torch.manual_seed(derive_seed(config.seed, fold.name, "head"))
+    model = EmotionModel(prepared.encoder, prepared.spec)
+    with torch.no_grad():
+        for name, tensor in prepared.initial.items():
+            prepared.encoder.model.get_parameter(name.removeprefix("encoder.")).copy_(tensor)
+    if isinstance(prepared.target, CategoryTarget) and config.target.class_weights:
+        prepared.target.balance(prepared.clips.targets[fold.train])
+    strengths = start_head(model, prepared.clips, fold, config.head, chosen)
+    prepared.device.prepare(model)
+    return model, strengths
+
+
+def _fold_baseline(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> dict[str, float]:
+    """Dev score of every set of layers; the predictions on the test part are written beside."""
+    if not config.baseline or not len(fold.test):
+        return {}
+    encoder = prepared.encoder
+    found = fit_baseline(
+        prepared.clips,
+        fold,
+        prepared.target,
+        config.head.regularisation,
+        encoder.depth,
+        encoder.width,
+        refit=refits(config),
+    )
+    rows = prepared.manifest.utterances.iloc[fold.test]
+    tables = []
+    for name, (_, outputs) in found.items():
+        table = prediction_table(rows, prepared.target, outputs)
+        table.insert(0, "baseline", name)
+        tables.append(table)
+    write_table(folder / "baseline.parquet", pd.concat(tables, ignore_index=True))
+    return {name: dev for name, (dev, _) in found.items()}
+
+
+def _model_info(prepared: Prepared, fold: Fold) -> dict[str, Any]:
+    """What the saved model was trained on, so that a later evaluation can tell whether its data is new."""
+    frame = prepared.manifest.utterances
+    known = np.concatenate([fold.train, fold.dev])
+    return {
+        "sertune": __version__,
+        "data": prepared.manifest.name,
+        "speakers": sorted(set(frame["speaker"].iloc[known].dropna())),
+        "clips": len(known),
+        "digests": sorted({prepared.clips.states.digests[row][:16] for row in known}),
+    }
+
+
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """Writes Parquet, complete or not at all."""
+    with replacing(file) as part:
+        table.to_parquet(part, index=False)
+
+
+def _headline(file: Path, task: dict[str, Any]) -> float | None:
+    metrics = summarise(pd.read_parquet(file), task)["metrics"]
+    values = [metrics[name]["value"] for name in main_metrics(task)]
+    return float(np.mean(values)) if None not in values else None
+
+
+def _fold_line(row: dict[str, Any], index: int, protocol: Protocol) -> str:
+    total = len(protocol.folds) + (protocol.final is not None)
+    test = f", test {row['test_score']:.3f}" if row["test_score"] is not None else ""
+    best = f"best epoch {row['best_epoch']} of {row['epochs']}" if row["epochs"] else "solved"
+    return f"[{index + 1}/{total}] {row['name']}: {best}, dev {row['dev_score']:.3f}{test}, {row['seconds']:.1f} s"

@@ -1,0 +1,205 @@
+"""What every fold of a run shares: data, target, encoder, states, folds."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from sertune.config import RunConfig
+from sertune.corpora import read_all
+from sertune.data.audit import leaks
+from sertune.data.manifest import Manifest
+from sertune.data.splits import Protocol, make_protocol
+from sertune.errors import SertuneError, unknown
+from sertune.model.emotion_model import EmotionModel, ModelSpec
+from sertune.model.encoder import Encoder, load_encoder
+from sertune.model.targets import CategoryTarget, DimensionTarget, Target
+from sertune.progress import say
+from sertune.train.device import Device
+from sertune.train.loop import Clips
+from sertune.train.states import GIB, Reader, compute_states, frames_nbytes
+
+DIMENSIONS = ("arousal", "valence", "dominance")
+
+
+@dataclass
+class Prepared:
+    """What every fold of a run shares.
+
+    Attributes:
+        manifest: the usable clips that have the target.
+        target: without class weights, which each fold sets.
+        encoder: with the weights as pre-trained.
+        initial: these weights, where the method will change them.
+        clips: states and targets, in the order of the manifest.
+        protocol: the folds.
+        skipped: files left out.
+        warnings: for the report.
+        notes: what train and test share by design, such as texts.
+        states_seconds: spent on computing the states.
+    """
+
+    manifest: Manifest
+    target: Target
+    encoder: Encoder
+    initial: dict[str, Tensor]
+    spec: ModelSpec
+    clips: Clips
+    protocol: Protocol
+    device: Device
+    skipped: list[dict[str, str]]
+    warnings: list[str]
+    notes: list[str]
+    states_seconds: float
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Reads the data, loads the encoder, makes the folds and computes the states."""
+    manifest, target = choose_target(read_all(config.data, config.columns), config)
+    encoder = load_encoder(config.encoder)
+    _ = encoder.digest  # before anything trains
+    device = Device(config.precision, encoder.width)
+    device.prepare(encoder)
+    spec = ModelSpec(config.encoder, config.method, config.head, target, config.audio)
+    model = EmotionModel(encoder, spec)
+    initial = {name: tensor.clone() for name, tensor in model.trained_state().items() if name.startswith("encoder.")}
+    split(manifest, target, config)  # mistakes in the split show before the long part
+    reader = Reader(manifest.utterances, encoder.rate, config.audio)
+    began = time.perf_counter()
+    states, rows, skipped = compute_states(
+        encoder,
+        reader,
+        None if encoder.front_trains else model.start,
+        keep=_fits(config, encoder, manifest, model.start),
+        skip_bad=config.skip_bad,
+        autocast=device.autocast,
+    )
+    seconds = time.perf_counter() - began
+    manifest = manifest.select(rows)
+    frame = manifest.utterances
+    if skipped:
+        _check_left(manifest, target)
+    clips = Clips(states, target.encode(frame), frame["file"].tolist(), Reader(frame, encoder.rate, config.audio))
+    protocol = split(manifest, target, config)
+    shared = _shared(manifest, protocol, states.digests)
+    notes = [line.removeprefix("note: ") for line in shared if line.startswith("note: ")]
+    leaked = [line.removeprefix("warning: ") for line in shared if line.startswith("warning: ")]
+    warnings = [*protocol.warnings, *leaked]
+    if encoder.features.assumed:
+        warnings.append(encoder.features.assumed)
+    if encoder.name == "builtin":
+        warnings.append("the builtin encoder is not pre-trained; a pre-trained one (--encoder) will do better")
+    return Prepared(
+        manifest, target, encoder, initial, spec, clips, protocol, device, skipped, warnings, notes, seconds
+    )  # fmt: skip
+
+
+def choose_target(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
+    """The target that the data allows, and the clips that have it.
+
+    Raises:
+        SertuneError: the data lacks it, or it has one label only.
+    """
+    options = config.target
+    has_dimensions = [name for name in DIMENSIONS if name in manifest.schemes]
+    if options.name == "category":
+        if "emotion" not in manifest.schemes:
+            hint = f"; it has {', '.join(has_dimensions)}: use --target dimension" if has_dimensions else ""
+            raise SertuneError(f"target category: {manifest.name} has no emotion labels{hint}")
+        return _category(manifest, config)
+    named = ["arousal" if name == "activation" else name for name in options.dimensions]
+    wanted = list(dict.fromkeys(named)) or has_dimensions
+    for name in wanted:
+        if name not in has_dimensions:
+            raise SertuneError(
+                f"target dimension: {manifest.name} has no {name} (it has {', '.join(has_dimensions) or 'none'})"
+            )
+    if not wanted:
+        hint = "; it has labels: use --target category" if "emotion" in manifest.schemes else ""
+        raise SertuneError(f"target dimension: {manifest.name} has no arousal, valence or dominance{hint}")
+    if min(config.train.batch_clips, config.train.accumulate) < 1 or config.train.batch_clips < 2:
+        raise SertuneError("train.batch_clips = 1: the CCC needs at least two clips in a batch")
+    for name in wanted:
+        if manifest.utterances[name].nunique() < 2:
+            raise SertuneError(f"{manifest.name}: {name} is the same for every clip, so that nothing can be learnt")
+    known = manifest.utterances[wanted].notna().any(axis=1).to_numpy()
+    target = DimensionTarget(tuple(wanted), tuple(manifest.schemes[name].scale for name in wanted))
+    return manifest.select(known), target
+
+
+def _category(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
+    scheme, emotion = manifest.schemes["emotion"].labels, manifest.utterances["emotion"]
+    labels = tuple(config.target.labels) or scheme
+    for label in labels:
+        if label not in scheme:
+            raise unknown(f"label of {manifest.name} in target.labels:", label, scheme)
+    present = [label for label in labels if bool((emotion == label).any())]
+    if config.target.labels and (absent := [label for label in labels if label not in present]):
+        raise SertuneError(f"target.labels: no clip of {manifest.name} is labelled {absent[0]!r}")
+    if len(present) < 2:
+        one = present[0] if present else "none"
+        raise SertuneError(f"{manifest.name}: only one label ({one}); a category needs at least two")
+    target = CategoryTarget(tuple(present), config.target.label_smoothing)
+    return manifest.select(emotion.isin(present).to_numpy()), target
+
+
+def _check_left(manifest: Manifest, target: Target) -> None:
+    """Raises `SertuneError` where bad files were all that a label or a dimension had."""
+    frame = manifest.utterances
+    if isinstance(target, CategoryTarget):
+        lost = [label for label in target.labels if not bool((frame["emotion"] == label).any())]
+        hint = "name the others with --target.labels"
+    else:
+        lost = [name for name in target.dimensions if frame[name].nunique() < 2]
+        hint = "name the others with --target.dimensions"
+    if lost:
+        raise SertuneError(f"{manifest.name}: without its bad files it has nothing to learn {lost[0]} from; {hint}")
+
+
+def split(manifest: Manifest, target: Target, config: RunConfig) -> Protocol:
+    """The folds of a configuration."""
+    encoded = target.encode(manifest.utterances)
+    labels = encoded.argmax(1) if isinstance(target, CategoryTarget) else encoded.astype(np.float64)
+    options = config.split
+    return make_protocol(
+        manifest.utterances,
+        options.name,
+        labels=labels,
+        folds=options.folds,
+        test=options.test,
+        dev=options.dev,
+        dev_speakers=options.dev_speakers,
+        seed=config.seed,
+    )
+
+
+def _fits(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int | None) -> bool:
+    """Whether frames are kept; says how large they are."""
+    if start is None or encoder.front_trains or not config.cache.states:
+        return False
+    size = frames_nbytes(encoder, manifest.utterances, config.audio) / GIB
+    if size <= config.cache.limit_gib:
+        say(f"States of layer {start}: {size * 1024:.0f} MiB in memory (limit {config.cache.limit_gib:g} GiB)")
+        return True
+    say(
+        f"States of layer {start} would take {size:.1f} GiB, above cache.limit_gib = {config.cache.limit_gib:g}: "
+        "they are computed again for every batch"
+    )
+    return False
+
+
+def _shared(manifest: Manifest, protocol: Protocol, digests: list[str]) -> list[str]:
+    """What train shares with dev and test, as `leaks` says it, once for all folds."""
+    said: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for fold in protocol.folds:
+        for line in leaks(manifest.utterances, fold, digests):
+            kind = line.split(" in ")[0].split(" of ")[-1] + (" in test" if " in test" in line else " in dev")
+            said[kind] += 1
+            example.setdefault(kind, line)
+    many = len(protocol.folds) > 1
+    return [
+        f"{line}{f' ({said[k]} of {len(protocol.folds)} folds alike)' if many else ''}" for k, line in example.items()
+    ]
