@@ -38,6 +38,7 @@ def refuse(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
 
     def run(*arguments: object, status: int = 1) -> str:
         before = tree(tmp_path)
+        capsys.readouterr()  # what building the test's own files said
         assert main([str(argument) for argument in arguments]) == status
         *earlier, line = capsys.readouterr().err.splitlines()
         assert line.startswith("sertune: ")
@@ -574,6 +575,19 @@ def test_no_place_for_a_run_is_found_out_before_the_work(train: Refuse, tmp_path
     (tmp_path / "file").write_text("x")
     assert "file: is a file" in train("--out", "file")
     assert "file/run: can't be made, as file is a file; choose another place" in train("--out", "file/run")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_names_that_are_no_text(
+    train: Refuse, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"sch\xf6n")  # Latin-1, as old disks have it
+    assert "'sch\\udcf6n': its name is not valid UTF-8" in train("--out", name)
+    write(tmp_path / "a.wav", noise(16000))
+    (tmp_path / "a.wav").rename(tmp_path / f"{name}.wav")
+    command = [sys.executable, "-m", "sertune", "predict", str(tiny_run), str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert Path(json.loads(done.stdout)["file"]).name == f"{name}.wav"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

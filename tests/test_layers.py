@@ -16,7 +16,7 @@ ALLOWED = {
     "data": {"data", "base"},
     "base": {"base"},
 }
-BASE = {"config", "errors", "progress", "__init__", ""}
+BASE = {"config", "errors", "files", "progress", "__init__", ""}
 TOP = {"cli", "__main__"}
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from sertune.config import RunConfig, dump_yaml, from_dict
 from sertune.errors import SertuneError
 from sertune.model.targets import DimensionTarget
+from sertune.train.checkpoint import Checkpoint
 from sertune.train.folds import _fresh_model
 from sertune.train.loop import Fit
 from sertune.train.prepare import prepare
@@ -204,11 +205,21 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_files(corpus: Path, tmp_p
     assert not (tmp_path / "run" / "report.json").exists()
 
 
-def test_early_stopping_keeps_the_best_epoch(corpus: Path, tmp_path: Path) -> None:
+def test_early_stopping_ends_where_dev_stops_improving(corpus: Path, tmp_path: Path) -> None:
     config = settings(corpus, tmp_path / "run", train={"epochs": 30, "patience": 2, "lr": 0.0, "head_lr": 0.0})
     _, report, _ = result(train(config))
     fold = report["folds"][0]
-    assert (fold["best_epoch"], fold["epochs"]) == (0, 2)
+    assert (fold["best_epoch"], fold["epochs"]) == (2, 2)
+
+
+def test_the_latest_epoch_within_one_standard_error_is_chosen() -> None:
+    scores = [(0.50, 0.02), (0.80, 0.03), (0.78, 0.03), (0.60, 0.04), (0.79, 0.03), (0.70, 0.03)]
+    state = Checkpoint()
+    for epoch, (dev, spread) in enumerate(scores):
+        state.epoch = epoch
+        if state.choose(dev, spread):
+            state.best = {"w": torch.zeros(1)}
+    assert (state.best_epoch, state.top_epoch, state.best_score) == (4, 1, 0.79)
 
 
 def test_plateau_halves_the_rates(corpus: Path, tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ class TargetConfig:
     """Dimensions to predict; empty: all that the data has."""
     class_weights: bool = True
     """Weigh the loss of each class by the inverse of its frequency in the training part."""
+    adjustment: float = 0.5
+    """Logit adjustment: this times the log of each class's share is added to the logits in the loss, so that the
+    decision favours rare classes as UAR asks for; 0: off."""
     label_smoothing: float = 0.1
     """Share of each label's probability that is spread over all labels, 0 to 1."""
 
@@ -67,13 +70,13 @@ class HeadConfig:
     """How frames become one vector per layer."""
     hidden: list[int] = field(default_factory=list)
     """Widths of the hidden layers of the MLP; empty: linear."""
-    dropout: float = 0.1
+    dropout: float = 0.2
     """Dropout on the pooled vector and the hidden layers."""
     start: Literal["probe", "random"] = "probe"
     """`probe`: a linear head starts from the regularised linear model on the frozen states."""
     start_regularisation: float = 1.0
     """Strength of that model where the encoder trains after it: a weak start leaves more to learn."""
-    blend: float = 0.5
+    blend: float = 0.3
     """Share of the frozen linear model on the layers below the cut in the output (0: none). It is solved on its own
     and averaged with the trained head: log-probabilities of categories, values of dimensions."""
     regularisation: list[float] = field(default_factory=lambda: [0.01, 0.03, 0.1, 0.3])
@@ -119,9 +122,9 @@ class AugmentConfig:
 class TrainConfig:
     """How it is trained."""
 
-    epochs: int = 10
+    epochs: int = 6
     """Passes over the training part; the best by dev is kept."""
-    lr: float = 5e-5
+    lr: float = 3e-4
     """Peak learning rate of the encoder."""
     head_lr: float = 1e-3
     """Peak learning rate of the head."""
@@ -135,7 +138,7 @@ class TrainConfig:
     """Epochs without a better dev score before `plateau` halves the rates."""
     clip: float = 1.0
     """Largest norm of the gradient; 0: off."""
-    batch_clips: int = 32
+    batch_clips: int = 16
     """Most clips in a batch."""
     batch_seconds: float = 100.0
     """Most seconds of (padded) audio in a batch."""
@@ -143,11 +146,13 @@ class TrainConfig:
     """Split each batch into this many parts; the loss is still that of the whole batch."""
     patience: int = 0
     """Stop after this many epochs without a better dev score; 0: never."""
-    refit: Literal["auto", "yes", "no"] = "auto"
-    """Train again on train and dev together, as long as dev chose; `auto`: yes, but not with an `official` split."""
+    refit: Literal["auto", "all", "none"] = "auto"
+    """What is fitted again on train and dev together with the settings that dev chose. `auto`: what is solved in
+    closed form or by L-BFGS (frozen models, the blend, the baseline), but not with an `official` split. `all`: the
+    trained part too, which takes twice the time."""
     unfreeze_epoch: int = 0
     """Epochs in which the head trains alone before the encoder joins."""
-    average: float = 0.9
+    average: float = 0.97
     """Decay per step of the running average of the weights that is evaluated and kept; 0: off."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is written at the end of each epoch, and after this many minutes within one."""
@@ -295,6 +300,7 @@ def validate(config: RunConfig) -> None:
         config.target.label_smoothing,
         "0 to 1",
     )
+    _need(config.target.adjustment >= 0, "target.adjustment", config.target.adjustment, "0 or more")
     _need(config.method.layers >= 1, "method.layers", config.method.layers, "1 or more (or --method frozen)")
     _need(0 <= head.dropout < 1, "head.dropout", head.dropout, "0 to 1")
     _need(all(width > 0 for width in head.hidden), "head.hidden", head.hidden, "widths above 0")

@@ -61,8 +61,12 @@ def check_writable(target: Path) -> None:
     """Looks whether ``target`` could be made, before work starts whose result would have no place.
 
     Raises:
-        SertuneError: something above it is a file, or may not be written to.
+        SertuneError: something above it is a file, or may not be written to, or its name is no text.
     """
+    try:
+        str(target).encode()
+    except UnicodeEncodeError:
+        raise SertuneError(f"{str(target)!a}: its name is not valid UTF-8; choose another") from None
     above = next(path for path in (target, *target.parents) if path.exists())
     if not above.is_dir():
         raise SertuneError(f"{target}: can't be made, as {above} is a file; choose another place")

@@ -175,7 +175,8 @@ def _is_audio(path: Path) -> bool:
 def _open(file: str | os.PathLike[str]) -> soundfile.SoundFile:
     path = Path(file)
     try:
-        return soundfile.SoundFile(os.fspath(file))
+        # bytes where the system's names are bytes: they need not be valid text
+        return soundfile.SoundFile(os.fsencode(file) if os.name == "posix" else os.fspath(file))
     except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         # The reasons are looked for only now, so that the usual case costs no extra system call.
         try:

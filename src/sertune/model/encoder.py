@@ -149,6 +149,11 @@ class Encoder(nn.Module):
             layer.train(mode)
         return self
 
+    def use_eager_attention(self) -> None:
+        """Plain matrix products instead of torch's fused attention: faster in bf16 on a CPU, for clips of seconds."""
+        model: Any = self.model
+        model.set_attn_implementation("eager")
+
     @property
     def digest(self) -> str:
         """Digest of all weights (names, shapes and float32 values), taken once, before anything trains."""

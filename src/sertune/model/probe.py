@@ -50,12 +50,12 @@ def fit_logistic(
 ) -> LinearModel:
     """Multinomial logistic regression by L-BFGS.
 
-    Minimises mean_i w_i CE_i / mean w + lambda / 2 * ||W||^2 with the target's class weights, without label
-    smoothing, the bias unpenalised.
+    Minimises sum_i w_i CE_i / sum_i w_i + lambda / 2 * ||W||^2 with the target's class weights and logit adjustment,
+    without label smoothing, the bias unpenalised.
     """
     x = features.double()
     y = torch.from_numpy(targets).double()
-    weights = (y * target.weights.double()).sum(1) if len(target.weights) else torch.ones(len(x), dtype=torch.float64)
+    weights = target.clip_weights(y)
     weights = weights / weights.sum()
     weight = torch.zeros(y.shape[1], x.shape[1], dtype=torch.float64)
     bias = torch.zeros(y.shape[1], dtype=torch.float64)
@@ -68,7 +68,7 @@ def fit_logistic(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        entropy = -(y * (x @ weight.T + bias).log_softmax(1)).sum(1)
+        entropy = -(y * target.adjusted(x @ weight.T + bias).log_softmax(1)).sum(1)
         loss = (weights * entropy).sum() + regularisation / 2 * weight.square().sum()
         loss.backward()
         return loss

@@ -19,12 +19,17 @@ class CategoryTarget:
     Attributes:
         labels: in the order of the outputs.
         smoothing: share of each label's probability spread over all labels.
+        adjustment: how much of the class frequencies is taken out of the decision; see `loss`.
         weights: (K,) weight of each class in the loss.
+        shares: (K,) share of each class in the training part.
     """
 
     labels: tuple[str, ...]
     smoothing: float = 0.0
+    adjustment: float = 0.0
+    weighted: bool = True
     weights: Tensor = field(default_factory=lambda: torch.ones(0))
+    shares: Tensor = field(default_factory=lambda: torch.ones(0))
     name: str = "category"
 
     @property
@@ -41,25 +46,42 @@ class CategoryTarget:
         return encoded
 
     def balance(self, targets: np.ndarray) -> None:
-        """Weighs each class by the inverse of its frequency in ``targets`` (N, K); their mean over clips is 1."""
-        counts = targets.sum(0)
-        self.weights = torch.tensor(len(targets) / (len(self.labels) * np.maximum(counts, 1)), dtype=torch.float32)
+        """Takes class weights and shares from the training part's ``targets`` (N, K).
+
+        A class weighs the inverse of its frequency, so that the weights' mean over clips is 1.
+        """
+        counts = np.maximum(targets.sum(0), 1)
+        self.shares = torch.tensor(counts / len(targets), dtype=torch.float32)
+        if self.weighted:
+            self.weights = torch.tensor(len(targets) / (len(self.labels) * counts), dtype=torch.float32)
+
+    def adjusted(self, outputs: Tensor) -> Tensor:
+        """Logits plus ``adjustment`` times the log shares of the classes.
+
+        Logit adjustment (Menon et al. 2021, eq. 10): trained with it, the plain logits favour rare classes, as the
+        balanced error (UAR) asks for, also where the training part is separable and class weights change nothing.
+        """
+        if not self.adjustment or not len(self.shares):
+            return outputs
+        return outputs + self.adjustment * self.shares.log().to(outputs)
+
+    def clip_weights(self, targets: Tensor) -> Tensor:
+        """(B,) weight of each clip, for labels (B, K) that may be mixed."""
+        return (targets * self.weights.to(targets)).sum(1) if len(self.weights) else torch.ones_like(targets[:, 0])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Weighted cross-entropy of the whole batch, in float32.
 
-        sum_i w_i CE(q_i, p_i) / sum_i w_i with w_i = sum_k weights_k y_ik and the smoothed label
-        q = (1 - s) y + s / K; also for mixed (soft) labels.
+        sum_i w_i CE(q_i, softmax(adjusted outputs_i)) / sum_i w_i with w_i = sum_k weights_k y_ik and the smoothed
+        label q = (1 - s) y + s / K; also for mixed (soft) labels.
 
         Args:
             outputs: (B, K) logits.
             targets: (B, K) probabilities.
         """
-        outputs = outputs.float()
-        weights = self.weights.to(outputs.device) if len(self.weights) else torch.ones_like(outputs[0])
         smooth = (1 - self.smoothing) * targets + self.smoothing / len(self.labels)
-        entropy = -(smooth * outputs.log_softmax(1)).sum(1)
-        weight = (targets * weights).sum(1)
+        entropy = -(smooth * self.adjusted(outputs.float()).log_softmax(1)).sum(1)
+        weight = self.clip_weights(targets)
         return (weight * entropy).sum() / weight.sum()
 
     def blend(self, outputs: Tensor, others: Tensor, share: float) -> Tensor:

@@ -80,14 +80,23 @@ def start_head(
         found = fit_probe(train, head.standardised(pooled[fold.dev]), clips, fold, model.target, tried)
         head.start_from(found.model.weight, found.model.bias)
         strengths = replace(strengths, head=found.model.regularisation)
-    if head.readout is not None:
-        features = head.readout.features(pooled)
-        mean, spread = _moments(features[fold.train])
-        train, dev = ((features[rows] - mean) / spread for rows in (fold.train, fold.dev))
-        found = fit_probe(train, dev, clips, fold, model.target, _tried(config, chosen.readout if chosen else None))
-        head.readout.set(mean, spread, found.model.weight, found.model.bias)
-        strengths = replace(strengths, readout=found.model.regularisation)
-    return strengths
+    readout = solve_readout(model, clips, fold, config, chosen)
+    return replace(strengths, readout=readout)
+
+
+def solve_readout(
+    model: EmotionModel, clips: Clips, fold: Fold, config: HeadConfig, chosen: Strengths | None = None
+) -> float:
+    """Solves the readout below the cut, if the head has one; returns its strength. Arguments as of `start_head`."""
+    readout = model.head.readout
+    if readout is None:
+        return 0.0
+    features = readout.features(clips.states.pooled)
+    mean, spread = _moments(features[fold.train])
+    train, dev = ((features[rows] - mean) / spread for rows in (fold.train, fold.dev))
+    found = fit_probe(train, dev, clips, fold, model.target, _tried(config, chosen.readout if chosen else None))
+    readout.set(mean, spread, found.model.weight, found.model.bias)
+    return found.model.regularisation
 
 
 def _tried(config: HeadConfig, chosen: float | None) -> Sequence[float]:

@@ -24,10 +24,10 @@ class Checkpoint:
         steps: steps done in all.
         losses: of these steps.
         seconds: spent in steps.
-        best: weights of the best epoch; `best_epoch`, `best_score`, `best_loss` on dev.
+        best: weights of the chosen epoch, `best_epoch`, with its dev score `best_score`.
+        top_epoch: the epoch with the highest dev score, `top_score`, of standard error `top_spread`.
         average: running average of the weights; empty before the first step.
         halvings: how often `plateau` halved the rates.
-        stale: epochs since the best one.
         scale: of the loss under fp16.
         log: one row per epoch, 0 being the model before training.
     """
@@ -39,32 +39,45 @@ class Checkpoint:
     seconds: float = 0.0
     best_epoch: int = 0
     best_score: float = -math.inf
-    best_loss: float = math.inf
+    top_epoch: int = 0
+    top_score: float = -math.inf
+    top_spread: float = 0.0
     halvings: int = 0
-    stale: int = 0
     scale: float = 0.0
     log: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
 
-    def better(self, dev_score: float, dev_loss: float) -> bool:
-        """Notes an epoch's dev score; True if it is the best so far (a lower loss decides between equal scores)."""
+    def choose(self, dev_score: float, spread: float) -> bool:
+        """Notes an epoch's dev score; True if this epoch is now the chosen one.
+
+        The latest epoch wins whose score is within one standard error of the best (the one-standard-error rule,
+        Breiman et al. 1984): on a small dev part, single epochs differ by chance, and later ones, with annealed rates
+        and averaged weights, are the better bet; on a large one it is the best epoch.
+
+        Args:
+            dev_score: NaN counts as worst.
+            spread: standard error of the score.
+        """
         value = dev_score if not math.isnan(dev_score) else -math.inf
-        if self.best and (value, -dev_loss) <= (self.best_score, -self.best_loss):
+        if value > self.top_score:
+            self.top_score, self.top_epoch = value, self.epoch
+            self.top_spread = spread if math.isfinite(spread) else 0.0
+        if self.best and value < self.top_score - self.top_spread:
             return False
-        self.best_epoch, self.best_score, self.best_loss = self.epoch, value, dev_loss
+        self.best_epoch, self.best_score = self.epoch, value
         return True
 
     def note(self, row: dict[str, Any], plateau_patience: int) -> None:
         """Adds an epoch to the log and counts epochs without a better score."""
         self.log.append(row)
-        self.stale = 0 if self.best_epoch == self.epoch else self.stale + 1
-        if self.stale and self.stale % plateau_patience == 0:
+        stale = self.epoch - self.top_epoch
+        if stale and stale % plateau_patience == 0:
             self.halvings += 1
 
     def finished(self, patience: int) -> bool:
         """Whether early stopping ends training."""
-        return bool(patience) and self.epoch - self.best_epoch >= patience
+        return bool(patience) and self.epoch - self.top_epoch >= patience
 
 
 TENSORS = ("best", "average")

@@ -19,7 +19,7 @@ from sertune.model.emotion_model import EmotionModel
 from sertune.model.predictions import prediction_table, task_of
 from sertune.model.targets import CategoryTarget
 from sertune.progress import say
-from sertune.train.baseline import Strengths, fit_baseline, start_head
+from sertune.train.baseline import Strengths, fit_baseline, solve_readout, start_head
 from sertune.train.folder import fold_folder, write_json
 from sertune.train.loop import Fit, derive_seed, model_outputs
 from sertune.train.prepare import Prepared
@@ -56,19 +56,19 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     choice, model = _choose(folder, fold, prepared, config)
-    known = fold
-    if refits(config):
-        known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
-        model, seconds = _refit(folder, known, choice, prepared, config)
+    known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
+    if model is None or config.train.refit == "all":
+        model, seconds = _train_again(folder, known, choice, prepared, config)
         choice.train_seconds += seconds
-    assert model is not None
+    elif refits_solved(config):
+        _solve_again(model, known, choice, prepared, config)
     _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
     baseline = _fold_baseline(folder, fold, prepared, config)
     if fold.name == FINAL or prepared.protocol.final is None:
         model.save(run / "model", _model_info(prepared, fold))
     row = {
         "name": fold.name,
-        "train": len(known.train),
+        "train": len(fold.train),
         "dev": len(fold.dev),
         "test": len(fold.test),
         "best_epoch": choice.epoch,
@@ -77,7 +77,7 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         "test_score": _headline(folder / "test.parquet", task_of(prepared.target)) if len(fold.test) else None,
         "seconds": round(time.perf_counter() - began, 3),
         "train_seconds": round(choice.train_seconds, 3),
-        "train_epochs": choice.epochs + (choice.epoch if refits(config) else 0),
+        "train_epochs": choice.epochs + (choice.epoch if config.train.refit == "all" else 0),
     }
     write_json(folder / "result.json", {"fold": row, "log": choice.log, "baseline": baseline})
     for name in ("checkpoint.safetensors", "refit.safetensors", "choice.json"):
@@ -85,11 +85,9 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     say(_fold_line(row, index, prepared.protocol))
 
 
-def refits(config: RunConfig) -> bool:
-    """Whether the chosen settings are trained again on train and dev together."""
-    if config.train.refit == "auto":
-        return config.split.name != "official"
-    return config.train.refit == "yes"
+def refits_solved(config: RunConfig) -> bool:
+    """Whether what is solved rather than trained is fitted on train and dev together, once dev has chosen."""
+    return config.train.refit == "all" or (config.train.refit == "auto" and config.split.name != "official")
 
 
 def _choose(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> tuple[Choice, EmotionModel | None]:
@@ -104,20 +102,31 @@ def _choose(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> 
     choice = Choice(
         result.best_epoch, result.epochs, strengths, result.dev_score, result.log, result.train_seconds
     )  # fmt: skip
-    if refits(config):
+    if config.train.refit == "all":
         write_json(folder / "choice.json", asdict(choice))
     return choice, model
 
 
-def _refit(
+def _solve_again(model: EmotionModel, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig) -> None:
+    """Fits what is solved on train and dev together; what was trained stays as it is."""
+    if isinstance(prepared.target, CategoryTarget):
+        prepared.target.balance(prepared.clips.targets[known.train])
+    if _solved(model, config):
+        start_head(model, prepared.clips, known, config.head, choice.strengths)
+    else:
+        solve_readout(model, prepared.clips, known, config.head, choice.strengths)
+
+
+def _train_again(
     folder: Path, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig
 ) -> tuple[EmotionModel, float]:
-    """Trains on train and dev as far as dev said, and the seconds that took."""
+    """Trains on train and dev together for as many epochs as dev chose, and the seconds that took."""
     model, _ = _fresh_model(prepared, known, config, choice.strengths)
     if not choice.epoch:
         return model, 0.0
-    fit = Fit(model, prepared.clips, known, config, prepared.device, folder / "refit.safetensors")
-    return model, fit.run_until(choice.epoch)
+    options = replace(config, train=replace(config.train, epochs=choice.epoch))
+    fit = Fit(model, prepared.clips, known, options, prepared.device, folder / "refit.safetensors")
+    return model, fit.run_all()
 
 
 def _solved(model: EmotionModel, config: RunConfig) -> bool:
@@ -143,7 +152,7 @@ def _fresh_model(
     with torch.no_grad():
         for name, tensor in prepared.initial.items():
             prepared.encoder.model.get_parameter(name.removeprefix("encoder.")).copy_(tensor)
-    if isinstance(prepared.target, CategoryTarget) and config.target.class_weights:
+    if isinstance(prepared.target, CategoryTarget):
         prepared.target.balance(prepared.clips.targets[fold.train])
     strengths = start_head(model, prepared.clips, fold, config.head, chosen)
     prepared.device.prepare(model)
@@ -162,7 +171,7 @@ def _fold_baseline(folder: Path, fold: Fold, prepared: Prepared, config: RunConf
         config.head.regularisation,
         encoder.depth,
         encoder.width,
-        refit=refits(config),
+        refit=refits_solved(config),
     )
     rows = prepared.manifest.utterances.iloc[fold.test]
     tables = []

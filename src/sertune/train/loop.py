@@ -5,6 +5,7 @@ uninterrupted one, and splitting a batch changes nothing but memory.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ from sertune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from sertune.train.device import Device
 from sertune.train.optim import clip_gradients, make_optimizer, rate_factor, set_rates
 from sertune.train.states import Reader, States
+
+RESAMPLES = 100
+"""Of the dev clips, for the standard error of a dev score."""
 
 
 @dataclass
@@ -85,6 +89,16 @@ def score(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
     true = (targets.astype(np.float64) + 1) / 2 * (high - low) + low
     values = [scores.ccc(true[:, k], decoded["values"][:, k]) for k in range(target.outputs)]
     return float(np.mean(values))
+
+
+def score_spread(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
+    """Standard error of `score`, by bootstrap over the clips."""
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(RESAMPLES):
+        rows = rng.integers(0, len(targets), len(targets))
+        draws.append(score(target, outputs[rows], targets[rows]))
+    return float(np.nanstd(draws)) if np.isfinite(draws).any() else math.nan
 
 
 def derive_seed(*parts: object) -> int:
@@ -148,15 +162,15 @@ class Fit:
         result = FitResult(state.best_epoch, state.log[-1]["epoch"], state.best_score, state.log, state.seconds)
         return result
 
-    def run_until(self, epochs: int) -> float:
-        """The first ``epochs`` of the schedule without looking at dev; returns the seconds spent in steps.
+    def run_all(self) -> float:
+        """All epochs without looking at dev; returns the seconds spent in steps.
 
-        The model is left with the weights at that point (their running average, if there is one).
+        The model is left with the weights at the end (their running average, if there is one).
         """
         state = self.state
-        with progress(f"Refitting {self.fold.name}", epochs * len(self._batches(0))) as advance:
+        with progress(f"Training {self.fold.name} again", self.total_steps) as advance:
             advance(state.steps)
-            while state.epoch < epochs:
+            while state.epoch < self.options.epochs:
                 self._steps(advance)
                 self._save()
         if state.average:
@@ -204,7 +218,7 @@ class Fit:
         dev_score = score(self.model.target, outputs, targets)
         dev_loss = float(self.model.target.loss(outputs, torch.from_numpy(targets)))
         self.model.train()
-        if state.better(dev_score, dev_loss):
+        if state.choose(dev_score, score_spread(self.model.target, outputs, targets)):
             state.best = {name: tensor.clone() for name, tensor in self.model.trained_state().items()}
         self.model.load_trained(current)
         row = {

@@ -62,6 +62,8 @@ def prepare(config: RunConfig) -> Prepared:
     _ = encoder.digest  # before anything trains
     device = Device(config.precision, encoder.width)
     device.prepare(encoder)
+    if device.prefers_eager:
+        encoder.use_eager_attention()
     spec = ModelSpec(config.encoder, config.method, config.head, target, config.audio)
     model = EmotionModel(encoder, spec)
     initial = {name: tensor.clone() for name, tensor in model.trained_state().items() if name.startswith("encoder.")}
@@ -130,8 +132,9 @@ def choose_target(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Targ
 
 
 def _category(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
+    options = config.target
     scheme, emotion = manifest.schemes["emotion"].labels, manifest.utterances["emotion"]
-    labels = tuple(config.target.labels) or scheme
+    labels = tuple(options.labels) or scheme
     for label in labels:
         if label not in scheme:
             raise unknown(f"label of {manifest.name} in target.labels:", label, scheme)
@@ -141,7 +144,7 @@ def _category(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
     if len(present) < 2:
         one = present[0] if present else "none"
         raise SertuneError(f"{manifest.name}: only one label ({one}); a category needs at least two")
-    target = CategoryTarget(tuple(present), config.target.label_smoothing)
+    target = CategoryTarget(tuple(present), options.label_smoothing, options.adjustment, options.class_weights)
     return manifest.select(emotion.isin(present).to_numpy()), target
 
 

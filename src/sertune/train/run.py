@@ -19,7 +19,7 @@ from sertune.model.predictions import task_of
 from sertune.model.targets import CategoryTarget
 from sertune.train.device import describe_machine
 from sertune.train.folder import fold_folder, open_run, start_run, write_json, write_text
-from sertune.train.folds import refits, run_fold, write_table
+from sertune.train.folds import refits_solved, run_fold, write_table
 from sertune.train.loop import count_parameters
 from sertune.train.prepare import Prepared, prepare
 
@@ -113,8 +113,13 @@ def _baseline(
 def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[str]) -> dict[str, Any]:
     judge = "UAR" if config.target.name == "category" else "mean CCC"
     frozen = config.method.name == "frozen" and config.head.start == "probe"
-    what = "strength of the regularisation" if frozen else "epoch and strength of the regularisation"
-    again = "; with these the model is trained again on train and dev together" if refits(config) else ""
+    what = f"strength of the regularisation by dev {judge}"
+    if not frozen:
+        what += ", and the latest epoch within one standard error of the best one"
+    again = ""
+    if refits_solved(config):
+        all_again = frozen or config.train.refit == "all"
+        again = f"; then {'the model' if all_again else 'what is solved in it'} is fitted on train and dev together"
     text = protocol.text
     if protocol.final is not None:
         text += ". The saved model is one more fit, without a test part; the figures are those of the folds' own models"
@@ -123,7 +128,7 @@ def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[
         "split": protocol.split,
         "folds": len(protocol.folds),
         "speaker_independent": protocol.speaker_independent,
-        "selection": f"{what} by dev {judge}{again}; the test part is scored once, after that",
+        "selection": f"{what}{again}; the test part is scored once, after that",
         "interval": interval,
         "seed": config.seed,
         "crop_seconds": config.audio.crop,
