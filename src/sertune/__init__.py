@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sertune.apps.predict import Predictor
     from sertune.config import RunConfig
 
-__all__ = ["load", "train"]
+__all__ = ["load", "run"]
 
 
 def load(path: "str | Path", *, encoder: str | None = None) -> "Predictor":
@@ -28,7 +28,7 @@ def load(path: "str | Path", *, encoder: str | None = None) -> "Predictor":
     return load_predictor(path, encoder=encoder)
 
 
-def train(config: "RunConfig", *, overwrite: bool = False) -> "Path":
+def run(config: "RunConfig", *, overwrite: bool = False) -> "Path":
     """Trains, tests and reports, as ``sertune train`` does; returns the run folder.
 
     Args:

@@ -91,7 +91,7 @@ def _schemes(file: Path) -> dict[str, Scheme] | None:
     except ValueError as error:
         raise SertuneError(f"{file}: not JSON in UTF-8 ({error})") from error
     if not isinstance(document, dict):
-        raise SertuneError(f'{file}: expected an object such as {{"arousal": {{"low": 1, "high": 5}}}}')
+        raise SertuneError(f'{file}: not a JSON object such as {{"arousal": {{"low": 1, "high": 5}}}}')
     for name in document:
         if labels.attribute(name) not in labels.ATTRIBUTES:
             raise unknown(f"attribute in {file}", name, labels.ATTRIBUTES)

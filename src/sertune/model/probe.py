@@ -63,7 +63,7 @@ def fit_logistic(
         weight, bias = start.weight.double().clone(), start.bias.double().clone()
     parameters = [weight.requires_grad_(), bias.requires_grad_()]
     solver = torch.optim.LBFGS(
-        parameters, max_iter=ITERATIONS, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+        parameters, max_iter=ITERATIONS, tolerance_grad=3e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
