@@ -260,7 +260,7 @@ def test_a_file_that_is_no_table(train: Refuse, tmp_path: Path, content: bytes, 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "t.schemes.json: not JSON"),
+        ("{", "t.schemes.json: not a JSON object in UTF-8"),
         ("[1]", "t.schemes.json: not a JSON object such as"),
         ('{"emoton": {"labels": ["anger"]}}', "t.schemes.json 'emoton'; did you mean 'emotion'?"),
         ('{"arousal": 5}', "t.schemes.json: the scheme of arousal needs either 'labels'"),
@@ -569,6 +569,13 @@ def test_a_run_that_is_there_already(train: Refuse, refuse: Refuse, tiny_run: Pa
     assert "out: holds an unfinished run with seed = 0, not 1; give the same settings to go on" in train("--seed", "1")
     (tmp_path / "out" / "config.yaml").write_text("sed: 1\n")
     assert "out/config.yaml: unknown key 'sed'; did you mean 'seed'?" in train()
+
+
+def test_a_run_that_was_killed_at_its_very_start_goes_on(tiny_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml.part").write_text("da")
+    flags = ["--method", "frozen", "--baseline", "false", "--out", str(tmp_path)]
+    assert main(["train", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+    assert not (tmp_path / "config.yaml.part").exists()
 
 
 def test_no_place_for_a_run_is_found_out_before_the_work(train: Refuse, tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _out_of_memory(error):
             raise
         smaller = SMALLER.get(given[0], "batch of files")
-        return _fail(f"not enough memory ({error or 'none left'}); try again with a smaller {smaller}")
+        return _fail(f"not enough memory ({str(error) or 'none left'}); try again with a smaller {smaller}")
     except KeyboardInterrupt:
         return _fail("stopped; the same command goes on from there" if given[0] == "train" else "stopped", 130)
 

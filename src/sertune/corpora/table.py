@@ -89,7 +89,7 @@ def _schemes(file: Path) -> dict[str, Scheme] | None:
     try:
         document = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise SertuneError(f"{file}: not JSON in UTF-8 ({error})") from error
+        raise SertuneError(f"{file}: not a JSON object in UTF-8 ({error})") from error
     if not isinstance(document, dict):
         raise SertuneError(f'{file}: not a JSON object such as {{"arousal": {{"low": 1, "high": 5}}}}')
     for name in document:

@@ -28,7 +28,7 @@ def open_run(config: RunConfig, *, overwrite: bool = False) -> Path:
     if run.is_file():
         raise SertuneError(f"{run}: is a file; expected a new folder for the run")
     check_writable(run)
-    if not run.exists() or not any(run.iterdir()):
+    if not run.exists() or {entry.name for entry in run.iterdir()} <= {"config.yaml.part"}:  # killed while starting
         return run
     if not (run / "config.yaml").is_file():
         raise SertuneError(f"{run}: the folder holds something else than a run; choose another --out")

@@ -31,7 +31,7 @@ from sertune.train.optim import clip_gradients, make_optimizer, rate_factor, set
 from sertune.train.states import Reader, States
 
 RESAMPLES = 100
-"""Of the dev clips, for the standard error of a dev score."""
+"""Of the dev clips, for the standard error of a CCC."""
 
 
 @dataclass
@@ -92,7 +92,17 @@ def score(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
 
 
 def score_spread(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
-    """Standard error of `score`, by bootstrap over the clips."""
+    """Standard error of `score`.
+
+    UAR: from the binomial errors of the recalls, each with one success and one failure added, so that a perfect score
+    on a few clips is not taken for certain. CCC: by bootstrap over the clips.
+    """
+    if isinstance(target, CategoryTarget):
+        counts = scores.confusion(targets.argmax(1), target.decode(outputs)["predicted"], target.outputs)
+        support = counts.sum(1)
+        present = support > 0
+        recall = (counts.diagonal()[present] + 1) / (support[present] + 2)
+        return float(np.sqrt((recall * (1 - recall) / (support[present] + 2)).sum()) / present.sum())
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(RESAMPLES):
