@@ -84,7 +84,7 @@ def run_case(options: argparse.Namespace) -> dict[str, Any]:
             "head": {"start": "random"},
             "split": "random",
             "train": {"batch_clips": options.batch, "batch_seconds": 1e9, "epochs": 1},
-            "augment": {"time_crop": 1.0},
+            "augment": {"time_crop": [1.0, 1.0]},
         }
     )
     manifest = read_all(config.data, {})

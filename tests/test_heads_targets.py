@@ -233,7 +233,7 @@ def test_windows_are_pieces_of_the_clip() -> None:
     parts = [torch.arange(n, dtype=torch.float32)[:, None] + 100 * i for i, n in enumerate((40, 9))]
     torch.manual_seed(0)
     for _ in range(20):
-        cropped = time_crop(pad_states(parts), 0.5)
+        cropped = time_crop(pad_states(parts), 0.5, 1.0)
         for row, part in enumerate(parts):
             kept = cropped.states[row, : int(cropped.lengths[row]), 0]
             assert len(part) / 2 <= len(kept) <= len(part)
@@ -253,13 +253,13 @@ def test_masks_hide_about_their_share_and_never_a_whole_clip() -> None:
 
 def test_augmentation_leaves_padding_and_lengths_alone() -> None:
     entering = pad_states(clips(30, 12))
-    options = AugmentConfig(time_crop=1.0, time_mask=0.3, time_span=0.1, channel_mask=0.2, noise=0.3)
+    options = AugmentConfig(time_crop=[1.0, 1.0], time_mask=0.3, time_span=0.1, channel_mask=0.2, noise=0.3)
     torch.manual_seed(1)
     out = augment_states(entering, options, 50.0)
     assert torch.equal(out.lengths, entering.lengths)
     assert not out.states[1, 12:].any()
     assert not torch.equal(out.states, entering.states)
-    same = augment_states(entering, AugmentConfig(time_crop=1.0), 50.0)
+    same = augment_states(entering, AugmentConfig(time_crop=[1.0, 1.0]), 50.0)
     assert torch.equal(same.states, entering.states)
 
 

@@ -172,7 +172,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
             target=target,
             train={"accumulate": accumulate, "clip": 0.0},
             head={"dropout": 0.0, "pooling": "mean+std"},
-            augment={"time_crop": 1.0},  # each part would draw its own
+            augment={"time_crop": [1.0, 1.0]},  # each part would draw its own
         )
         prepared = prepare(config)
         fold = prepared.protocol.folds[0]

@@ -36,9 +36,9 @@ class TargetConfig:
     """Categories to keep, in order; empty: all that the data has. Other clips are left out."""
     dimensions: list[str] = field(default_factory=list)
     """Dimensions to predict; empty: all that the data has."""
-    class_weights: bool = True
+    class_weights: bool = False
     """Weigh the loss of each class by the inverse of its frequency in the training part."""
-    adjustment: float = 0.5
+    adjustment: float = 1.0
     """Logit adjustment: this times the log of each class's share is added to the logits in the loss, so that the
     decision favours rare classes as UAR asks for; 0: off."""
     label_smoothing: float = 0.1
@@ -104,8 +104,8 @@ class SplitConfig:
 class AugmentConfig:
     """Augmentation in feature space, on the states above the cut; training only."""
 
-    time_crop: float = 0.5
-    """Smallest share of a clip's frames that is kept, as one random window; 1: all."""
+    time_crop: list[float] = field(default_factory=lambda: [0.4, 0.8])
+    """Smallest and largest share of a clip's frames that is kept, as one random window; 1 1: all."""
     time_mask: float = 0.0
     """Share of the frames hidden by random spans, 0 to 1."""
     time_span: float = 0.2
@@ -146,10 +146,10 @@ class TrainConfig:
     """Split each batch into this many parts; the loss is still that of the whole batch."""
     patience: int = 0
     """Stop after this many epochs without a better dev score; 0: never."""
-    refit: Literal["auto", "all", "none"] = "auto"
-    """What is fitted again on train and dev together with the settings that dev chose. `auto`: what is solved in
-    closed form or by L-BFGS (frozen models, the blend, the baseline), but not with an `official` split. `all`: the
-    trained part too, which takes twice the time."""
+    refit: Literal["auto", "all", "solved", "none"] = "auto"
+    """What is fitted again on train and dev together, with the settings that dev chose. `all`: everything, in twice
+    the time. `solved`: what is solved, not trained (frozen models, the blend, the baseline). `auto`: `none` with an
+    `official` split, else `all` below 2000 clips, where every speaker counts, and `solved` above."""
     unfreeze_epoch: int = 0
     """Epochs in which the head trains alone before the encoder joins."""
     average: float = 0.97
@@ -328,7 +328,8 @@ def validate(config: RunConfig) -> None:
             f"train.unfreeze_epoch = {train.unfreeze_epoch}: the encoder would never train in "
             f"{train.epochs} epochs; choose a smaller value, or --method frozen"
         )
-    _need(0 < augment.time_crop <= 1, "augment.time_crop", augment.time_crop, "a share above 0, at most 1")
+    good = len(augment.time_crop) == 2 and 0 < augment.time_crop[0] <= augment.time_crop[1] <= 1
+    _need(good, "augment.time_crop", augment.time_crop, "two shares above 0, at most 1, the smaller one first")
     for key in ("time_mask", "channel_mask"):
         _need(0 <= getattr(augment, key) < 1, f"augment.{key}", getattr(augment, key), "a share from 0 to 1")
     for key in ("mixup", "noise"):

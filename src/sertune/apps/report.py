@@ -474,13 +474,19 @@ _SPLITS = {
 
 def _protocol(report: _Dict) -> _Dict:
     protocol = _dict(report, "protocol")
-    shown = ("text", "selection", "interval")
-    facts = [(key, value) for key, value in protocol.items() if key not in shown]
+    words = ("text", "selection", "interval", "notes")
+    notes = [str(note) for note in _list(protocol, "notes")]
+    sentences = [str(protocol[key]) for key in words[:2] if protocol.get(key)]
     return {
-        "text": str(protocol.get("text") or ""),
-        "facts": [(key.replace("_", " ").capitalize(), plain(value)) for key, value in facts]
-        + [(key.capitalize(), str(protocol[key])) for key in shown[1:] if protocol.get(key)],
+        "sentences": [_sentence_case(text) for text in sentences]
+        + ([f"Train shares with the other parts, by design of the corpus: {'; '.join(notes)}."] if notes else []),
+        "facts": [(_words(key), plain(value)) for key, value in protocol.items() if key not in words]
+        + ([("Interval", str(protocol["interval"]))] if protocol.get("interval") else []),
     }
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 # Did fine-tuning pay?

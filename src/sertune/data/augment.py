@@ -18,8 +18,9 @@ def augment_states(entering: LayerStates, options: AugmentConfig, frames_per_sec
         options: what to apply.
         frames_per_second: of the states.
     """
-    if options.time_crop < 1:
-        entering = time_crop(entering, options.time_crop)
+    least, most = options.time_crop
+    if least < 1:
+        entering = time_crop(entering, least, most)
     states = entering.states
     inside = torch.arange(states.shape[1], device=states.device)[None, :] < entering.lengths[:, None]
     if options.noise:
@@ -37,9 +38,9 @@ def augment_states(entering: LayerStates, options: AugmentConfig, frames_per_sec
     return LayerStates(states, entering.lengths)
 
 
-def time_crop(entering: LayerStates, least: float) -> LayerStates:
-    """A random window of each clip: a share of its frames drawn for the whole batch from ``least`` to 1."""
-    share = least + (1 - least) * float(torch.rand(()))
+def time_crop(entering: LayerStates, least: float, most: float) -> LayerStates:
+    """A random window of each clip: a share of its frames, drawn for the whole batch from ``least`` to ``most``."""
+    share = least + (most - least) * float(torch.rand(()))
     lengths = (entering.lengths * share).ceil().long()
     room = (entering.lengths - lengths + 1) * torch.rand(len(lengths), device=lengths.device)
     position = room.long()[:, None] + torch.arange(int(lengths.max()), device=lengths.device)[None, :]

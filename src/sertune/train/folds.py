@@ -25,6 +25,8 @@ from sertune.train.loop import Fit, derive_seed, model_outputs
 from sertune.train.prepare import Prepared
 
 FINAL = "final"
+SMALL_CORPUS = 2000
+"""Clips below which `refit: auto` trains everything again."""
 
 
 @dataclass
@@ -55,15 +57,16 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         return
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    choice, model = _choose(folder, fold, prepared, config)
+    mode = refit_mode(config, len(prepared.manifest))
+    choice, model = _choose(folder, fold, prepared, config, resumable=mode == "all")
     known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
-    if model is None or config.train.refit == "all":
+    if model is None or mode == "all":
         model, seconds = _train_again(folder, known, choice, prepared, config)
         choice.train_seconds += seconds
-    elif refits_solved(config):
+    elif mode == "solved":
         _solve_again(model, known, choice, prepared, config)
     _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
-    baseline = _fold_baseline(folder, fold, prepared, config)
+    baseline = _fold_baseline(folder, fold, prepared, config, refit=mode != "none")
     if fold.name == FINAL or prepared.protocol.final is None:
         model.save(run / "model", _model_info(prepared, fold))
     row = {
@@ -77,7 +80,7 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         "test_score": _headline(folder / "test.parquet", task_of(prepared.target)) if len(fold.test) else None,
         "seconds": round(time.perf_counter() - began, 3),
         "train_seconds": round(choice.train_seconds, 3),
-        "train_epochs": choice.epochs + (choice.epoch if config.train.refit == "all" else 0),
+        "train_epochs": choice.epochs + (choice.epoch if mode == "all" else 0),
     }
     write_json(folder / "result.json", {"fold": row, "log": choice.log, "baseline": baseline})
     for name in ("checkpoint.safetensors", "refit.safetensors", "choice.json"):
@@ -85,13 +88,28 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     say(_fold_line(row, index, prepared.protocol))
 
 
-def refits_solved(config: RunConfig) -> bool:
-    """Whether what is solved rather than trained is fitted on train and dev together, once dev has chosen."""
-    return config.train.refit == "all" or (config.train.refit == "auto" and config.split.name != "official")
+def refit_mode(config: RunConfig, clips: int) -> str:
+    """What is fitted on train and dev together once dev has chosen: ``all``, ``solved`` or ``none``.
+
+    Args:
+        config: `TrainConfig.refit`.
+        clips: in the whole run.
+    """
+    if config.train.refit != "auto":
+        return config.train.refit
+    if config.split.name == "official":
+        return "none"
+    return "all" if clips < SMALL_CORPUS else "solved"
 
 
-def _choose(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> tuple[Choice, EmotionModel | None]:
-    """Trains on the train part and chooses by dev; the model is None if the choice was made before."""
+def _choose(
+    folder: Path, fold: Fold, prepared: Prepared, config: RunConfig, *, resumable: bool
+) -> tuple[Choice, EmotionModel | None]:
+    """Trains on the train part and chooses by dev.
+
+    With ``resumable`` the choice is written down, as training goes on after it; the model is None if that was done
+    before.
+    """
     if (folder / "choice.json").is_file():
         values = json.loads((folder / "choice.json").read_text(encoding="utf-8"))
         return Choice(**{**values, "strengths": Strengths(**values["strengths"])}), None
@@ -102,7 +120,7 @@ def _choose(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> 
     choice = Choice(
         result.best_epoch, result.epochs, strengths, result.dev_score, result.log, result.train_seconds
     )  # fmt: skip
-    if config.train.refit == "all":
+    if resumable:
         write_json(folder / "choice.json", asdict(choice))
     return choice, model
 
@@ -159,7 +177,7 @@ def _fresh_model(
     return model, strengths
 
 
-def _fold_baseline(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> dict[str, float]:
+def _fold_baseline(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig, *, refit: bool) -> dict[str, float]:
     """Dev score of every set of layers; the predictions on the test part are written beside."""
     if not config.baseline or not len(fold.test):
         return {}
@@ -171,7 +189,7 @@ def _fold_baseline(folder: Path, fold: Fold, prepared: Prepared, config: RunConf
         config.head.regularisation,
         encoder.depth,
         encoder.width,
-        refit=refits_solved(config),
+        refit=refit,
     )
     rows = prepared.manifest.utterances.iloc[fold.test]
     tables = []

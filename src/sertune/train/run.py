@@ -19,7 +19,7 @@ from sertune.model.predictions import task_of
 from sertune.model.targets import CategoryTarget
 from sertune.train.device import describe_machine
 from sertune.train.folder import fold_folder, open_run, start_run, write_json, write_text
-from sertune.train.folds import refits_solved, run_fold, write_table
+from sertune.train.folds import refit_mode, run_fold, write_table
 from sertune.train.loop import count_parameters
 from sertune.train.prepare import Prepared, prepare
 
@@ -74,7 +74,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "dev_metrics": dev_summary["metrics"],
         "baseline": _baseline(folders, results, test, task, config.seed),
         "folds": [result["fold"] for result in results],
-        "protocol": _protocol(protocol, config, interval, prepared.notes),
+        "protocol": _protocol(protocol, config, interval, prepared.notes, len(prepared.manifest)),
         "cost": _cost(results, prepared, seconds),
         "encoder": _encoder(prepared.encoder),
         "method": {"name": config.method.name, "layers": config.method.layers, "cut": prepared.encoder.cut},
@@ -110,16 +110,18 @@ def _baseline(
     return rows
 
 
-def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[str]) -> dict[str, Any]:
+def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[str], clips: int) -> dict[str, Any]:
     judge = "UAR" if config.target.name == "category" else "mean CCC"
     frozen = config.method.name == "frozen" and config.head.start == "probe"
     what = f"strength of the regularisation by dev {judge}"
     if not frozen:
         what += ", and the latest epoch within one standard error of the best one"
     again = ""
-    if refits_solved(config):
-        all_again = frozen or config.train.refit == "all"
-        again = f"; then {'the model' if all_again else 'what is solved in it'} is fitted on train and dev together"
+    mode = refit_mode(config, clips)
+    if mode != "none":
+        again = (
+            f"; then {'the model' if frozen or mode == 'all' else 'what is solved in it'} is fitted on train and dev"
+        )
     text = protocol.text
     if protocol.final is not None:
         text += ". The saved model is one more fit, without a test part; the figures are those of the folds' own models"
