@@ -104,7 +104,7 @@ class SplitConfig:
 class AugmentConfig:
     """Augmentation in feature space, on the states above the cut; training only."""
 
-    time_crop: list[float] = field(default_factory=lambda: [0.4, 0.8])
+    time_crop: list[float] = field(default_factory=lambda: [0.5, 1.0])
     """Smallest and largest share of a clip's frames that is kept, as one random window; 1 1: all."""
     time_mask: float = 0.0
     """Share of the frames hidden by random spans, 0 to 1."""
@@ -146,10 +146,11 @@ class TrainConfig:
     """Split each batch into this many parts; the loss is still that of the whole batch."""
     patience: int = 0
     """Stop after this many epochs without a better dev score; 0: never."""
-    refit: Literal["auto", "all", "solved", "none"] = "auto"
-    """What is fitted again on train and dev together, with the settings that dev chose. `all`: everything, in twice
-    the time. `solved`: what is solved, not trained (frozen models, the blend, the baseline). `auto`: `none` with an
-    `official` split, else `all` below 2000 clips, where every speaker counts, and `solved` above."""
+    refit: Literal["auto", "more", "solved", "none"] = "auto"
+    """What follows on train and dev together, once dev has chosen. `solved`: what is solved, not trained (frozen
+    models, the blend, the baseline), is fitted again. `more`: and training goes on from the chosen weights, for a third
+    of the epochs at half the rates. `auto`: `none` with an `official` split, else `more` below 2000 clips, where every
+    speaker counts, and `solved` above."""
     unfreeze_epoch: int = 0
     """Epochs in which the head trains alone before the encoder joins."""
     average: float = 0.97

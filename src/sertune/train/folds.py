@@ -1,6 +1,7 @@
 """One fold: train, choose by dev, go on with dev's clips where that is allowed, test once."""
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 
 from sertune import __version__
 from sertune.config import RunConfig
@@ -26,7 +28,7 @@ from sertune.train.prepare import Prepared
 
 FINAL = "final"
 SMALL_CORPUS = 2000
-"""Clips below which `refit: auto` trains everything again."""
+"""Clips below which `refit: auto` trains on with dev's clips."""
 
 
 @dataclass
@@ -58,12 +60,11 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     mode = refit_mode(config, len(prepared.manifest))
-    choice, model = _choose(folder, fold, prepared, config, resumable=mode == "all")
+    choice, model = _choose(folder, fold, prepared, config)
     known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
-    if model is None or mode == "all":
-        model, seconds = _train_again(folder, known, choice, prepared, config)
-        choice.train_seconds += seconds
-    elif mode == "solved":
+    if mode == "more":
+        choice.train_seconds += _train_more(folder, model, known, choice, prepared, config)
+    if mode != "none":
         _solve_again(model, known, choice, prepared, config)
     _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
     baseline = _fold_baseline(folder, fold, prepared, config, refit=mode != "none")
@@ -80,16 +81,16 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         "test_score": _headline(folder / "test.parquet", task_of(prepared.target)) if len(fold.test) else None,
         "seconds": round(time.perf_counter() - began, 3),
         "train_seconds": round(choice.train_seconds, 3),
-        "train_epochs": choice.epochs + (choice.epoch if mode == "all" else 0),
+        "train_epochs": choice.epochs + (more_epochs(choice.epoch) if mode == "more" else 0),
     }
     write_json(folder / "result.json", {"fold": row, "log": choice.log, "baseline": baseline})
-    for name in ("checkpoint.safetensors", "refit.safetensors", "choice.json"):
+    for name in ("checkpoint.safetensors", "more.safetensors", "chosen.safetensors", "choice.json"):
         (folder / name).unlink(missing_ok=True)
     say(_fold_line(row, index, prepared.protocol))
 
 
 def refit_mode(config: RunConfig, clips: int) -> str:
-    """What is fitted on train and dev together once dev has chosen: ``all``, ``solved`` or ``none``.
+    """What goes on with train and dev together once dev has chosen: ``more``, ``solved`` or ``none``.
 
     Args:
         config: `TrainConfig.refit`.
@@ -99,34 +100,42 @@ def refit_mode(config: RunConfig, clips: int) -> str:
         return config.train.refit
     if config.split.name == "official":
         return "none"
-    return "all" if clips < SMALL_CORPUS else "solved"
+    return "more" if clips < SMALL_CORPUS else "solved"
 
 
-def _choose(
-    folder: Path, fold: Fold, prepared: Prepared, config: RunConfig, *, resumable: bool
-) -> tuple[Choice, EmotionModel | None]:
-    """Trains on the train part and chooses by dev.
+def more_epochs(chosen: int) -> int:
+    """Epochs of training on train and dev together: a third of those that dev chose, rounded up."""
+    return math.ceil(chosen / 3)
 
-    With ``resumable`` the choice is written down, as training goes on after it; the model is None if that was done
-    before.
-    """
+
+def _choose(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> tuple[Choice, EmotionModel]:
+    """Trains on the train part and chooses by dev; goes on with an earlier choice if there is one."""
+    model, strengths = _fresh_model(prepared, fold, config, _earlier_strengths(folder))
     if (folder / "choice.json").is_file():
         values = json.loads((folder / "choice.json").read_text(encoding="utf-8"))
-        return Choice(**{**values, "strengths": Strengths(**values["strengths"])}), None
-    model, strengths = _fresh_model(prepared, fold, config)
+        model.load_trained(load_file(folder / "chosen.safetensors"))
+        return Choice(**{**values, "strengths": strengths}), model
     options = replace(config, train=replace(config.train, epochs=0)) if _solved(model, config) else config
     result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
     _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
     choice = Choice(
         result.best_epoch, result.epochs, strengths, result.dev_score, result.log, result.train_seconds
     )  # fmt: skip
-    if resumable:
-        write_json(folder / "choice.json", asdict(choice))
+    with replacing(folder / "chosen.safetensors") as part:
+        save_file({name: tensor.cpu().contiguous().clone() for name, tensor in model.trained_state().items()}, part)
+    write_json(folder / "choice.json", asdict(choice))
     return choice, model
 
 
+def _earlier_strengths(folder: Path) -> Strengths | None:
+    """The regularisation of an earlier choice, which need not be looked for again."""
+    if not (folder / "choice.json").is_file():
+        return None
+    return Strengths(**json.loads((folder / "choice.json").read_text(encoding="utf-8"))["strengths"])
+
+
 def _solve_again(model: EmotionModel, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig) -> None:
-    """Fits what is solved on train and dev together; what was trained stays as it is."""
+    """Fits what is solved, not trained, on train and dev together."""
     if isinstance(prepared.target, CategoryTarget):
         prepared.target.balance(prepared.clips.targets[known.train])
     if _solved(model, config):
@@ -135,16 +144,19 @@ def _solve_again(model: EmotionModel, known: Fold, choice: Choice, prepared: Pre
         solve_readout(model, prepared.clips, known, config.head, choice.strengths)
 
 
-def _train_again(
-    folder: Path, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig
-) -> tuple[EmotionModel, float]:
-    """Trains on train and dev together for as many epochs as dev chose, and the seconds that took."""
-    model, _ = _fresh_model(prepared, known, config, choice.strengths)
+def _train_more(
+    folder: Path, model: EmotionModel, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig
+) -> float:
+    """Goes on from the chosen weights with dev's clips too, at half the rates; returns the seconds spent in steps."""
     if not choice.epoch:
-        return model, 0.0
-    options = replace(config, train=replace(config.train, epochs=choice.epoch))
-    fit = Fit(model, prepared.clips, known, options, prepared.device, folder / "refit.safetensors")
-    return model, fit.run_all()
+        return 0.0
+    epochs, rates = more_epochs(choice.epoch), (config.train.lr / 2, config.train.head_lr / 2)
+    options = replace(config.train, epochs=epochs, lr=rates[0], head_lr=rates[1], unfreeze_epoch=0)
+    again = replace(known, name=f"{known.name}, again")  # other random draws than in the first training
+    fit = Fit(
+        model, prepared.clips, again, replace(config, train=options), prepared.device, folder / "more.safetensors"
+    )
+    return fit.run_all()
 
 
 def _solved(model: EmotionModel, config: RunConfig) -> bool:

@@ -118,10 +118,10 @@ def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[
         what += ", and the latest epoch within one standard error of the best one"
     again = ""
     mode = refit_mode(config, clips)
-    if mode != "none":
-        again = (
-            f"; then {'the model' if frozen or mode == 'all' else 'what is solved in it'} is fitted on train and dev"
-        )
+    if mode == "more" and not frozen:
+        again = "; then training goes on with dev's clips too, for a third of these epochs at half the rates"
+    elif mode != "none":
+        again = f"; then {'the model' if frozen else 'what is solved in it'} is fitted on train and dev together"
     text = protocol.text
     if protocol.final is not None:
         text += ". The saved model is one more fit, without a test part; the figures are those of the folds' own models"
