@@ -77,8 +77,8 @@ class HeadConfig:
     start_regularisation: float = 1.0
     """Strength of that model where the encoder trains after it: a weak start leaves more to learn."""
     blend: float = 0.3
-    """Share of the frozen linear model on the layers below the cut in the output (0: none). It is solved on its own
-    and averaged with the trained head: log-probabilities of categories, values of dimensions."""
+    """Share in the output of a frozen linear model on the states at the cut (0: none). It is solved on its own and
+    averaged with the trained head: log-probabilities of categories, values of dimensions."""
     regularisation: list[float] = field(default_factory=lambda: [0.01, 0.03, 0.1, 0.3])
     """Strengths tried for solved linear models (dev chooses): the L2 penalty per training clip."""
 
@@ -146,11 +146,9 @@ class TrainConfig:
     """Split each batch into this many parts; the loss is still that of the whole batch."""
     patience: int = 0
     """Stop after this many epochs without a better dev score; 0: never."""
-    refit: Literal["auto", "more", "solved", "none"] = "auto"
-    """What follows on train and dev together, once dev has chosen. `solved`: what is solved, not trained (frozen
-    models, the blend, the baseline), is fitted again. `more`: and training goes on from the chosen weights, for a third
-    of the epochs at half the rates. `auto`: `none` with an `official` split, else `more` below 2000 clips, where every
-    speaker counts, and `solved` above."""
+    refit: Literal["auto", "solved", "none"] = "auto"
+    """`solved`: once dev has chosen, what is solved, not trained (frozen models, the blend, the baseline), is fitted
+    again on train and dev together. `auto`: so, but not with an `official` split."""
     unfreeze_epoch: int = 0
     """Epochs in which the head trains alone before the encoder joins."""
     average: float = 0.97

@@ -47,8 +47,8 @@ class Head(nn.Module):
         outputs: number of outputs.
 
     Attributes:
-        readout: the frozen linear model on the layers below the cut, whose outputs are blended with the head's own;
-            None where there are none, or ``config.blend`` is 0.
+        readout: the frozen linear model on the states at the cut, whose outputs are blended with the head's own; None
+            where no layer lies below the cut, nothing lies above it, or ``config.blend`` is 0.
     """
 
     mean: Tensor
@@ -57,8 +57,8 @@ class Head(nn.Module):
     def __init__(self, config: HeadConfig, depth: int, cut: int, width: int, outputs: int) -> None:
         super().__init__()
         self.layers = chosen_layers(config, depth, cut)
-        below = tuple(range(1, cut + 1)) if cut < depth and config.blend > 0 else ()
-        self.readout = Readout(below, width, outputs) if below else None
+        blends = 0 < cut < depth and config.blend > 0
+        self.readout = Readout(cut, width, outputs) if blends else None
         self.blend = config.blend
         self.pooling = config.pooling
         self.statistics = width if config.pooling == "mean" else 2 * width
@@ -134,10 +134,10 @@ class Head(nn.Module):
 
 
 class Readout(nn.Module):
-    """A linear model on mean-pooled states of layers that do not train. It is solved, not trained.
+    """A linear model on mean-pooled states that do not change in training. It is solved, not trained.
 
     Args:
-        layers: that it reads, side by side.
+        layer: that it reads.
         width: channels of the states.
         outputs: number of outputs.
     """
@@ -147,19 +147,18 @@ class Readout(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, layers: tuple[int, ...], width: int, outputs: int) -> None:
+    def __init__(self, layer: int, width: int, outputs: int) -> None:
         super().__init__()
-        self.layers = layers
+        self.layer = layer
         self.width = width
-        features = len(layers) * width
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("spread", torch.ones(features))
-        self.register_buffer("weight", torch.zeros(outputs, features))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+        self.register_buffer("weight", torch.zeros(outputs, width))
         self.register_buffer("bias", torch.zeros(outputs))
 
     def features(self, pooled: Tensor) -> Tensor:
-        """(N, layers, 2 D) pooled statistics with pre-trained weights -> (N, F), not standardised."""
-        return pooled[:, list(self.layers), : self.width].flatten(1)
+        """(N, layers, 2 D) pooled statistics with pre-trained weights -> (N, D), not standardised."""
+        return pooled[:, self.layer, : self.width]
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(N, layers, 2 D) -> outputs (N, K)."""

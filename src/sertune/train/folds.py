@@ -1,16 +1,13 @@
 """One fold: train, choose by dev, go on with dev's clips where that is allowed, test once."""
 
-import json
-import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 
 from sertune import __version__
 from sertune.config import RunConfig
@@ -27,8 +24,6 @@ from sertune.train.loop import Fit, derive_seed, model_outputs
 from sertune.train.prepare import Prepared
 
 FINAL = "final"
-SMALL_CORPUS = 2000
-"""Clips below which `refit: auto` trains on with dev's clips."""
 
 
 @dataclass
@@ -59,15 +54,12 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         return
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    mode = refit_mode(config, len(prepared.manifest))
     choice, model = _choose(folder, fold, prepared, config)
-    known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
-    if mode == "more":
-        choice.train_seconds += _train_more(folder, model, known, choice, prepared, config)
-    if mode != "none":
+    if refits(config):
+        known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
         _solve_again(model, known, choice, prepared, config)
     _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
-    baseline = _fold_baseline(folder, fold, prepared, config, refit=mode != "none")
+    baseline = _fold_baseline(folder, fold, prepared, config, refit=refits(config))
     if fold.name == FINAL or prepared.protocol.final is None:
         model.save(run / "model", _model_info(prepared, fold))
     row = {
@@ -81,57 +73,28 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         "test_score": _headline(folder / "test.parquet", task_of(prepared.target)) if len(fold.test) else None,
         "seconds": round(time.perf_counter() - began, 3),
         "train_seconds": round(choice.train_seconds, 3),
-        "train_epochs": choice.epochs + (more_epochs(choice.epoch) if mode == "more" else 0),
     }
     write_json(folder / "result.json", {"fold": row, "log": choice.log, "baseline": baseline})
-    for name in ("checkpoint.safetensors", "more.safetensors", "chosen.safetensors", "choice.json"):
-        (folder / name).unlink(missing_ok=True)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     say(_fold_line(row, index, prepared.protocol))
 
 
-def refit_mode(config: RunConfig, clips: int) -> str:
-    """What goes on with train and dev together once dev has chosen: ``more``, ``solved`` or ``none``.
-
-    Args:
-        config: `TrainConfig.refit`.
-        clips: in the whole run.
-    """
-    if config.train.refit != "auto":
-        return config.train.refit
-    if config.split.name == "official":
-        return "none"
-    return "more" if clips < SMALL_CORPUS else "solved"
-
-
-def more_epochs(chosen: int) -> int:
-    """Epochs of training on train and dev together: a third of those that dev chose, rounded up."""
-    return math.ceil(chosen / 3)
+def refits(config: RunConfig) -> bool:
+    """Whether what is solved, not trained, is fitted on train and dev together once dev has chosen."""
+    if config.train.refit == "auto":
+        return config.split.name != "official"
+    return config.train.refit == "solved"
 
 
 def _choose(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> tuple[Choice, EmotionModel]:
-    """Trains on the train part and chooses by dev; goes on with an earlier choice if there is one."""
-    model, strengths = _fresh_model(prepared, fold, config, _earlier_strengths(folder))
-    if (folder / "choice.json").is_file():
-        values = json.loads((folder / "choice.json").read_text(encoding="utf-8"))
-        model.load_trained(load_file(folder / "chosen.safetensors"))
-        return Choice(**{**values, "strengths": strengths}), model
+    """Trains on the train part and chooses by dev; goes on from a checkpoint if there is one."""
+    model, strengths = _fresh_model(prepared, fold, config)
     options = replace(config, train=replace(config.train, epochs=0)) if _solved(model, config) else config
     result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
     _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
-    choice = Choice(
+    return Choice(
         result.best_epoch, result.epochs, strengths, result.dev_score, result.log, result.train_seconds
-    )  # fmt: skip
-    with replacing(folder / "chosen.safetensors") as part:
-        save_file({name: tensor.cpu().contiguous().clone() for name, tensor in model.trained_state().items()}, part)
-    write_json(folder / "choice.json", asdict(choice))
-    return choice, model
-
-
-def _earlier_strengths(folder: Path) -> Strengths | None:
-    """The regularisation of an earlier choice, which need not be looked for again."""
-    if not (folder / "choice.json").is_file():
-        return None
-    return Strengths(**json.loads((folder / "choice.json").read_text(encoding="utf-8"))["strengths"])
+    ), model
 
 
 def _solve_again(model: EmotionModel, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig) -> None:
@@ -142,21 +105,6 @@ def _solve_again(model: EmotionModel, known: Fold, choice: Choice, prepared: Pre
         start_head(model, prepared.clips, known, config.head, choice.strengths)
     else:
         solve_readout(model, prepared.clips, known, config.head, choice.strengths)
-
-
-def _train_more(
-    folder: Path, model: EmotionModel, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig
-) -> float:
-    """Goes on from the chosen weights with dev's clips too, at half the rates; returns the seconds spent in steps."""
-    if not choice.epoch:
-        return 0.0
-    epochs, rates = more_epochs(choice.epoch), (config.train.lr / 2, config.train.head_lr / 2)
-    options = replace(config.train, epochs=epochs, lr=rates[0], head_lr=rates[1], unfreeze_epoch=0)
-    again = replace(known, name=f"{known.name}, again")  # other random draws than in the first training
-    fit = Fit(
-        model, prepared.clips, again, replace(config, train=options), prepared.device, folder / "more.safetensors"
-    )
-    return fit.run_all()
 
 
 def _solved(model: EmotionModel, config: RunConfig) -> bool:

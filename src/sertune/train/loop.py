@@ -172,21 +172,6 @@ class Fit:
         result = FitResult(state.best_epoch, state.log[-1]["epoch"], state.best_score, state.log, state.seconds)
         return result
 
-    def run_all(self) -> float:
-        """All epochs without looking at dev; returns the seconds spent in steps.
-
-        The model is left with the weights at the end (their running average, if there is one).
-        """
-        state = self.state
-        with progress(f"Training {self.fold.name} again", self.total_steps) as advance:
-            advance(state.steps)
-            while state.epoch < self.options.epochs:
-                self._steps(advance)
-                self._save()
-        if state.average:
-            self.model.load_trained(state.average)
-        return state.seconds
-
     def _batches(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng(derive_seed(self.config.seed, self.fold.name, "order", epoch))
         rows = self.fold.train
@@ -199,11 +184,6 @@ class Fit:
         return [rows[position] for position in positions]
 
     def _epoch(self, advance: Callable[[int], None]) -> None:
-        self._steps(advance)
-        self._finish_epoch(float(np.mean(self.state.losses)))
-
-    def _steps(self, advance: Callable[[int], None]) -> None:
-        """The steps of one epoch, from where it is."""
         state = self.state
         batches = self._batches(state.epoch)
         while state.step < len(batches):
@@ -217,6 +197,7 @@ class Fit:
                 self._save()
         state.epoch += 1
         state.step = 0
+        self._finish_epoch(float(np.mean(state.losses)))
 
     def _finish_epoch(self, loss: float | None) -> None:
         """Scores dev with the averaged weights, keeps them if they are the best, and writes a checkpoint."""

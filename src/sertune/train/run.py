@@ -19,7 +19,7 @@ from sertune.model.predictions import task_of
 from sertune.model.targets import CategoryTarget
 from sertune.train.device import describe_machine
 from sertune.train.folder import fold_folder, open_run, start_run, write_json, write_text
-from sertune.train.folds import refit_mode, run_fold, write_table
+from sertune.train.folds import refits, run_fold, write_table
 from sertune.train.loop import count_parameters
 from sertune.train.prepare import Prepared, prepare
 
@@ -74,7 +74,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "dev_metrics": dev_summary["metrics"],
         "baseline": _baseline(folders, results, test, task, config.seed),
         "folds": [result["fold"] for result in results],
-        "protocol": _protocol(protocol, config, interval, prepared.notes, len(prepared.manifest)),
+        "protocol": _protocol(protocol, config, interval, prepared.notes),
         "cost": _cost(results, prepared, seconds),
         "encoder": _encoder(prepared.encoder),
         "method": {"name": config.method.name, "layers": config.method.layers, "cut": prepared.encoder.cut},
@@ -110,17 +110,14 @@ def _baseline(
     return rows
 
 
-def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[str], clips: int) -> dict[str, Any]:
+def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[str]) -> dict[str, Any]:
     judge = "UAR" if config.target.name == "category" else "mean CCC"
     frozen = config.method.name == "frozen" and config.head.start == "probe"
     what = f"strength of the regularisation by dev {judge}"
     if not frozen:
         what += ", and the latest epoch within one standard error of the best one"
     again = ""
-    mode = refit_mode(config, clips)
-    if mode == "more" and not frozen:
-        again = "; then training goes on with dev's clips too, for a third of these epochs at half the rates"
-    elif mode != "none":
+    if refits(config):
         again = f"; then {'the model' if frozen else 'what is solved in it'} is fitted on train and dev together"
     text = protocol.text
     if protocol.final is not None:
@@ -139,7 +136,7 @@ def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[
 
 
 def _cost(results: list[dict[str, Any]], prepared: Prepared, seconds: float) -> dict[str, Any]:
-    epochs = sum(result["fold"]["train_epochs"] for result in results)
+    epochs = sum(result["fold"]["epochs"] for result in results)
     training = sum(result["fold"]["train_seconds"] for result in results)
     model = EmotionModel(prepared.encoder, prepared.spec)
     head = count_parameters(list(model.head.parameters()))
