@@ -1,7 +1,7 @@
 """One fold: train, choose by dev, go on with dev's clips where that is allowed, test once."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,6 @@ from sertune.train.prepare import Prepared
 FINAL = "final"
 
 
-@dataclass
-class Choice:
-    """What dev chose.
-
-    Attributes:
-        epoch: whose weights scored best; 0 is the model before training.
-        epochs: that were run.
-        strengths: regularisation of the solved parts.
-        dev_score: of the chosen epoch.
-        log: one row per epoch.
-        train_seconds: spent in training steps.
-    """
-
-    epoch: int
-    epochs: int
-    strengths: Strengths
-    dev_score: float
-    log: list[dict[str, Any]] = field(default_factory=list)
-    train_seconds: float = 0.0
-
-
 def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
     """Trains, chooses and tests one fold, unless that was done before."""
     folder = fold_folder(run, index, fold.name)
@@ -54,10 +33,13 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         return
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    choice, model = _choose(folder, fold, prepared, config)
+    model, strengths = _fresh_model(prepared, fold, config)
+    options = replace(config, train=replace(config.train, epochs=0)) if _solved(model, config) else config
+    result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
+    _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
     if refits(config):
         known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
-        _solve_again(model, known, choice, prepared, config)
+        _solve_again(model, known, strengths, prepared, config)
     _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
     baseline = _fold_baseline(folder, fold, prepared, config, refit=refits(config))
     if fold.name == FINAL or prepared.protocol.final is None:
@@ -67,14 +49,14 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         "train": len(fold.train),
         "dev": len(fold.dev),
         "test": len(fold.test),
-        "best_epoch": choice.epoch,
-        "epochs": choice.epochs,
-        "dev_score": choice.dev_score,
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "dev_score": result.dev_score,
         "test_score": _headline(folder / "test.parquet", task_of(prepared.target)) if len(fold.test) else None,
         "seconds": round(time.perf_counter() - began, 3),
-        "train_seconds": round(choice.train_seconds, 3),
+        "train_seconds": round(result.train_seconds, 3),
     }
-    write_json(folder / "result.json", {"fold": row, "log": choice.log, "baseline": baseline})
+    write_json(folder / "result.json", {"fold": row, "log": result.log, "baseline": baseline})
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     say(_fold_line(row, index, prepared.protocol))
 
@@ -86,25 +68,14 @@ def refits(config: RunConfig) -> bool:
     return config.train.refit == "solved"
 
 
-def _choose(folder: Path, fold: Fold, prepared: Prepared, config: RunConfig) -> tuple[Choice, EmotionModel]:
-    """Trains on the train part and chooses by dev; goes on from a checkpoint if there is one."""
-    model, strengths = _fresh_model(prepared, fold, config)
-    options = replace(config, train=replace(config.train, epochs=0)) if _solved(model, config) else config
-    result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
-    _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
-    return Choice(
-        result.best_epoch, result.epochs, strengths, result.dev_score, result.log, result.train_seconds
-    ), model
-
-
-def _solve_again(model: EmotionModel, known: Fold, choice: Choice, prepared: Prepared, config: RunConfig) -> None:
+def _solve_again(model: EmotionModel, known: Fold, strengths: Strengths, prepared: Prepared, config: RunConfig) -> None:
     """Fits what is solved, not trained, on train and dev together."""
     if isinstance(prepared.target, CategoryTarget):
         prepared.target.balance(prepared.clips.targets[known.train])
     if _solved(model, config):
-        start_head(model, prepared.clips, known, config.head, choice.strengths)
+        start_head(model, prepared.clips, known, config.head, strengths)
     else:
-        solve_readout(model, prepared.clips, known, config.head, choice.strengths)
+        solve_readout(model, prepared.clips, known, config.head, strengths)
 
 
 def _solved(model: EmotionModel, config: RunConfig) -> bool:
