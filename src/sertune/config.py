@@ -36,7 +36,7 @@ class TargetConfig:
     """Categories to keep, in order; empty: all that the data has. Other clips are left out."""
     dimensions: list[str] = field(default_factory=list)
     """Dimensions to predict; empty: all that the data has."""
-    class_weights: bool = True
+    class_weights: bool = False
     """Weigh the loss of each class by the inverse of its frequency in the training part."""
     adjustment: float = 1.0
     """Logit adjustment: this times the log of each class's share is added to the logits in the loss, so that the
