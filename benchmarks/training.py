@@ -34,7 +34,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_encoder(Path(folder))
-        rows = [measure(method, precision, folder) for method, precision in CASES]
+        rows = [measure(method, precision, folder, options) for method, precision in CASES]
     show(rows, options)
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1))
@@ -50,10 +50,10 @@ def make_encoder(folder: Path) -> None:
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
 
 
-def measure(method: str, precision: str, encoder: str) -> dict[str, Any]:
+def measure(method: str, precision: str, encoder: str, options: argparse.Namespace) -> dict[str, Any]:
     """One case in its own process."""
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--json")]
-    command = [sys.executable, __file__, *arguments, "--case", f"{method}/{precision}", "--encoder", encoder]
+    given = ["--data", options.data, "--clips", str(options.clips), "--batch", str(options.batch)]
+    command = [sys.executable, __file__, *given, "--case", f"{method}/{precision}", "--encoder", encoder]
     print(f"{method} {precision} ...", file=sys.stderr, flush=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
