@@ -37,8 +37,8 @@ class TargetConfig:
     dimensions: list[str] = field(default_factory=list)
     """Dimensions to predict; empty: all that the data has."""
     class_weights: bool = False
-    """Weigh the loss of each class by the inverse of its frequency in the training part. Off, as `adjustment` serves the
-    same end; both together correct twice."""
+    """Weigh the loss of each class by the inverse of its frequency in the training part. Off, as `adjustment` serves
+    the same end; both together correct twice."""
     adjustment: float = 1.0
     """Logit adjustment: this times the log of each class's share is added to the logits in the loss, so that the
     decision favours rare classes as UAR asks for; 0: off."""
