@@ -45,7 +45,7 @@ def test_numbers_stay_text_where_text_is_meant() -> None:
     [
         (["--metod", "full"], "unknown flag --metod; did you mean --method?"),
         (["--train.rl", "1"], "did you mean --train.lr"),
-        (["--method", "fulll"], "'frozen', 'partial', 'full'"),
+        (["--method", "fulll"], "unknown method 'fulll'; did you mean 'full'?"),
         (["--train.lr", "fast"], "train.lr: expected float"),
         (["--train.epochs", "2.5"], "train.epochs: expected int"),
         (["--train.epochs", "3", "--train.unfreeze_epoch", "3"], "the encoder would never train"),

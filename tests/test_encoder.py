@@ -101,7 +101,7 @@ def test_a_clip_does_not_depend_on_its_batch_mates(family: str, folders: dict[st
 @pytest.mark.parametrize("method", ["partial", "full", "full+front"])
 def test_every_trainable_parameter_gets_a_gradient(family: str, method: str, folders: dict[str, str]) -> None:
     encoder = load_encoder(folders[family], check=False)
-    options = MethodConfig(method.split("+")[0], 2, front="front" in method)  # type: ignore[arg-type]
+    options = MethodConfig(method.split("+")[0], 2, front="front" in method)
     head = HeadConfig(mix="weighted", layers=[0, 1, encoder.depth], pooling="mean+std", dropout=0)
     model = EmotionModel(encoder, ModelSpec(folders[family], options, head, CategoryTarget(("a", "b", "c"))))
     torch.nn.init.normal_(model.head.output.weight)

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from sertune.errors import SertuneError, unknown_flag
+from sertune.errors import SertuneError, unknown, unknown_flag
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,81 @@ class TargetConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank updates of weight matrices (Hu et al. 2022)."""
+
+    rank: int = 8
+    """Rank of each update."""
+    alpha: float = 16.0
+    """The update is scaled by alpha / rank (with `rslora` by alpha / sqrt(rank))."""
+    dropout: float = 0.0
+    """Dropout on the update's input."""
+    targets: list[Literal["attention", "feed-forward"]] = field(default_factory=lambda: ["feed-forward"])
+    """Linear maps that are updated: those of `attention`, of the `feed-forward` part (arXiv 2306.05350), or both."""
+    rslora: bool = False
+    """Rank-stabilised scaling (Kalajdzievski 2023)."""
+    start: str = ""
+    """Folder of a PEFT adapter that the updates start from."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Bottleneck adapters at the feed-forward part of each layer (arXiv 2306.05350; Houlsby et al. 2019)."""
+
+    bottleneck: int = 128
+    """Width of the bottleneck."""
+    scale: float = 0.1
+    """Factor of the adapter's output."""
+    dropout: float = 0.1
+    """Dropout inside the bottleneck."""
+    place: Literal["sequential", "parallel"] = "sequential"
+    """`sequential`: reads the output of the feed-forward part. `parallel`: reads its input."""
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Learnt vectors before every layer's input, removed after it (arXiv 2306.05350; Jia et al. 2022)."""
+
+    length: int = 5
+    """Vectors per layer."""
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     """Which parameters of the encoder train."""
 
-    name: Literal["frozen", "partial", "full"] = "partial"
-    """`frozen`: the head alone. `partial`: the last `layers` layers. `full`: all layers."""
-    layers: int = 2
-    """With `partial`: how many of the last layers train."""
+    name: str = "partial"
+    """`frozen`: the head alone. `partial`: the last `layers` layers. `full`: all layers. `lora`, `adapter`, `prompt`,
+    `bias` (BitFit): few parameters in the last `layers` layers. Joined by +: together, e.g. `lora+prompt`."""
+    layers: int | Literal["all"] = 2
+    """How many of the last layers train; `all`."""
     front: bool = False
     """With `full`: train the front (convolutions, projections) below the layers too."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The methods that are joined in `name`."""
+        return tuple(self.name.split("+"))
+
+    @property
+    def label(self) -> str:
+        """As it is shown: ``partial-3``, ``lora-all``, ``full``."""
+        return self.name if self.name in ("frozen", "full") else f"{self.name}-{self.layers}"
+
+    def described(self) -> dict[str, Any]:
+        """What counts of it, for a report: the options of the methods that are named."""
+        values: dict[str, Any] = {"name": self.name, "label": self.label, "layers": self.layers}
+        if self.name in ("frozen", "full"):
+            del values["layers"]
+        for part in set(self.parts) & {"lora", "adapter", "prompt"}:
+            values |= {f"{part}.{key}": value for key, value in to_dict(getattr(self, part)).items() if value != ""}
+        return values
+
+
+METHODS = ("frozen", "partial", "full", "lora", "adapter", "prompt", "bias")
 
 
 @dataclass(frozen=True)
@@ -301,7 +367,7 @@ def validate(config: RunConfig) -> None:
         "0 to 1",
     )
     _need(config.target.adjustment >= 0, "target.adjustment", config.target.adjustment, "0 or more")
-    _need(config.method.layers >= 1, "method.layers", config.method.layers, "1 or more (or --method frozen)")
+    _validate_method(config.method)
     _need(0 <= head.dropout < 1, "head.dropout", head.dropout, "0 to 1")
     _need(all(width > 0 for width in head.hidden), "head.hidden", head.hidden, "widths above 0")
     _need(
@@ -335,6 +401,26 @@ def validate(config: RunConfig) -> None:
     for key in ("mixup", "noise"):
         _need(getattr(augment, key) >= 0, f"augment.{key}", getattr(augment, key), "0 or more")
     _need(augment.time_span > 0, "augment.time_span", augment.time_span, "seconds above 0")
+
+
+def _validate_method(method: MethodConfig) -> None:
+    for part in method.parts:
+        if part not in METHODS:
+            raise unknown("method", part, METHODS)
+    single = len(method.parts) == 1 or "frozen" not in method.parts
+    once = len(set(method.parts)) == len(method.parts)
+    _need(single and once, "method.name", method.name, "each method once, and frozen alone")
+    layers = method.layers
+    _need(layers == "all" or layers >= 1, "method.layers", layers, "1 or more, or all (or --method frozen)")
+    lora, adapter = method.lora, method.adapter
+    _need(lora.rank >= 1, "method.lora.rank", lora.rank, "1 or more")
+    _need(lora.alpha > 0, "method.lora.alpha", lora.alpha, "a number above 0")
+    _need(0 <= lora.dropout < 1, "method.lora.dropout", lora.dropout, "0 to 1")
+    _need(bool(lora.targets), "method.lora.targets", lora.targets, "attention, feed-forward or both")
+    _need(adapter.bottleneck >= 1, "method.adapter.bottleneck", adapter.bottleneck, "1 or more")
+    _need(adapter.scale > 0, "method.adapter.scale", adapter.scale, "a factor above 0")
+    _need(0 <= adapter.dropout < 1, "method.adapter.dropout", adapter.dropout, "0 to 1")
+    _need(method.prompt.length >= 1, "method.prompt.length", method.prompt.length, "1 or more")
 
 
 def _need(good: bool, key: str, value: object, expected: str) -> None:
@@ -371,6 +457,15 @@ def _one_line(message: str) -> str:
     """jsonargparse's message in one line, in the words of a user."""
     line = " ".join(message.split())
     line = re.sub(r"Expected an? <class '(\w+)'>", r"expected \1", line)
+    union = re.sub(r".*?: Does not validate against any of the Union subtypes.*Given value: (.*)$", r"\1", line)
+    if union != line:
+        key = re.sub(r'^Parser key "([^"]+)":.*', r"\1", line)
+        wanted = [part.strip().rstrip(".") for part in re.findall(r"- [Ee]xpected (.*?)(?= - | Given)", line)]
+        wanted = [
+            re.sub(r"^an? (?:<class '(\w+)'>|typing\.Literal\[(.*)\]).*|one of (.*)", r"\1\2\3", part)
+            for part in wanted
+        ]
+        return f"{key}: expected {' or '.join(wanted)}, found {union}"
     line = re.sub(r"Expected an? typing\.Literal\[(.*?)\]", r"expected one of \1", line)
     line = re.sub(r"\. Got value: ", ", found ", line)
     return re.sub(r'^Parser key "([^"]+)":', r"\1:", line)

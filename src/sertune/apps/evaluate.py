@@ -80,7 +80,7 @@ def evaluate(model: EmotionModel, manifest: Manifest, out: Path, *, skip_bad: bo
             "layers": model.encoder.depth,
             "width": model.encoder.width,
         },
-        "method": dict(model.spec.method.__dict__),
+        "method": model.spec.method.described(),
         "data": {
             "utterances": len(chosen),
             "speakers": int(chosen.utterances["speaker"].nunique()),

@@ -33,10 +33,44 @@ class ClipStates:
 
 @dataclass
 class LayerStates:
-    """Hidden states of one layer for a padded batch: ``states`` (B, T, D) and ``lengths`` (B,) in frames."""
+    """Hidden states of one layer for a batch, padded or packed.
+
+    Attributes:
+        states: (B, T, D), zeros after each clip; or, packed, (1, N, D): the clips one after the other, no padding.
+        lengths: (B,) frames of each clip.
+        packed: which of the two.
+    """
 
     states: Tensor
     lengths: Tensor
+    packed: bool = False
+
+    def inside(self) -> Tensor:
+        """(B, T) bool: frames of the padded form that are not padding."""
+        frames = int(self.lengths.max()) if self.packed else self.states.shape[1]
+        return torch.arange(frames, device=self.lengths.device)[None, :] < self.lengths[:, None]
+
+    def pack(self) -> "LayerStates":
+        """The same without padding."""
+        if self.packed:
+            return self
+        return LayerStates(self.states[self.inside()][None], self.lengths, packed=True)
+
+    def pad(self) -> "LayerStates":
+        """The same with padding."""
+        if not self.packed:
+            return self
+        clips = self.states[0].split(self.lengths.tolist())
+        return LayerStates(torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True), self.lengths)
+
+    def sums(self) -> Tensor:
+        """(B, D) float32 sums over the frames of each clip."""
+        states = self.states.float()
+        if not self.packed:
+            return (states * self.inside()[:, :, None]).sum(1)
+        count = len(self.lengths)
+        owner = torch.repeat_interleave(torch.arange(count, device=states.device), self.lengths)
+        return torch.zeros(count, states.shape[2], device=states.device).index_add(0, owner, states[0])
 
 
 @dataclass

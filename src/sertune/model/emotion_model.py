@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sertune.errors import SertuneError
 from sertune.files import replacing
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.head import Head
-from sertune.model.methods import make_method
+from sertune.model.methods import apply_methods
 from sertune.model.targets import Target, target_from
 
 FORMAT = 1
@@ -47,7 +47,7 @@ class EmotionModel(nn.Module):
         self.encoder = encoder
         self.spec = spec
         self.target = spec.target
-        make_method(spec.method).apply(encoder)
+        apply_methods(encoder, spec.method)
         self.head = Head(spec.head, encoder.depth, encoder.cut, encoder.width, spec.target.outputs)
         if encoder.cut < encoder.depth and encoder.depth not in self.head.layers:
             raise SertuneError(
@@ -183,7 +183,7 @@ class EmotionModel(nn.Module):
         description = {
             "format": FORMAT,
             "encoder": {"name": spec.encoder, "path": _absolute(spec.encoder), "digest": self.base_digest},
-            "method": spec.method.__dict__,
+            "method": asdict(spec.method),
             "head": {**spec.head.__dict__, "layers": list(self.head.layers)},  # not a default that may change
             "target": spec.target.describe(),
             "audio": {**spec.audio.__dict__, "rate": self.encoder.rate},

@@ -11,11 +11,11 @@ the whole model.
 import hashlib
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ class Encoder(nn.Module):
         self._tail_paths: tuple[str, ...] = ()
         self._digest = ""
         self._min_samples = 0
+        self._undo: list[Callable[[], None]] = []
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self._kinds = self._inspect()
@@ -126,20 +127,45 @@ class Encoder(nn.Module):
         modules = [*self.layers[cut:], *self.tail]
         return [parameter for module in modules for parameter in module.parameters()]
 
+    def first_of_last(self, layers: int | Literal["all"]) -> int:
+        """The first of the last ``layers`` layers.
+
+        Raises:
+            SertuneError: the encoder has fewer layers.
+        """
+        if layers == "all":
+            return 0
+        if not 1 <= layers <= self.depth:
+            raise SertuneError(
+                f"method.layers = {layers}: encoder {self.name} has {self.depth} layers; choose 1 to {self.depth}"
+            )
+        return self.depth - layers
+
     def set_trainable(self, parameters: Sequence[nn.Parameter], cut: int, *, front: bool = False) -> None:
-        """Marks what trains; called by the methods.
+        """Marks what trains, beside what already does; called by the methods.
 
         Args:
-            parameters: all parameters of the encoder that train.
+            parameters: parameters of the encoder that train.
             cut: first layer that holds one of them; `depth` if there is none.
             front: whether parameters below the first layer are among them.
         """
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        self.cut = cut
-        self.front_trains = front
+        self.cut = min(self.cut, cut)
+        self.front_trains = self.front_trains or front
+
+    def on_clear(self, undo: Callable[[], None]) -> None:
+        """Notes how to take away what a method adds to the model."""
+        self._undo.append(undo)
+
+    def clear(self) -> None:
+        """Takes away what methods added, and freezes all; trained weights are left as they are."""
+        while self._undo:
+            self._undo.pop()()
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        self.cut = self.depth
+        self.front_trains = False
 
     def train(self, mode: bool = True) -> "Encoder":
         """Layers above the cut follow ``mode``; all below stays in eval mode."""
@@ -479,13 +505,15 @@ class Encoder(nn.Module):
 
 def mean_and_std(layer: LayerStates) -> Tensor:
     """Mean and population standard deviation over the frames that are not padding: (B, 2 D), float32."""
-    states = layer.states.float()
-    inside = torch.arange(states.shape[1], device=states.device)[None, :] < layer.lengths[:, None]
     count = layer.lengths[:, None].clamp_min(1)
-    mean = (states * inside[:, :, None]).sum(1) / count
-    centred = (states - mean[:, None]) * inside[:, :, None]
+    mean = layer.sums() / count
+    if layer.packed:
+        centred = layer.states.float() - torch.repeat_interleave(mean, layer.lengths, dim=0)[None]
+    else:
+        centred = layer.states.float() - mean[:, None]
+    variance = LayerStates(centred.square(), layer.lengths, layer.packed).sums() / count
     # the square root has no slope at zero: clips of one frame would give NaN gradients
-    return torch.cat([mean, (centred.square().sum(1) / count + 1e-12).sqrt()], dim=1)
+    return torch.cat([mean, (variance + 1e-12).sqrt()], dim=1)
 
 
 def _close(split: Tensor, whole: Tensor) -> bool:

@@ -67,7 +67,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "format": 1,
         "sertune": __version__,
         "kind": "train",
-        "name": f"{prepared.manifest.name}, {_method_name(config)}, {config.split.name}",
+        "name": f"{prepared.manifest.name}, {config.method.label}, {config.split.name}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "task": task,
         **summary,
@@ -77,17 +77,13 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "protocol": _protocol(protocol, config, interval, prepared.notes),
         "cost": _cost(results, prepared, seconds),
         "encoder": _encoder(prepared.encoder),
-        "method": {"name": config.method.name, "layers": config.method.layers, "cut": prepared.encoder.cut},
+        "method": {**config.method.described(), "cut": prepared.encoder.cut},
         "data": _data(prepared),
         "warnings": [*prepared.warnings, *extra],
         "skipped": prepared.skipped,
         "machine": describe_machine(prepared.device),
     }
     write_json(run / "report.json", report)
-
-
-def _method_name(config: RunConfig) -> str:
-    return f"partial-{config.method.layers}" if config.method.name == "partial" else config.method.name
 
 
 def _baseline(

@@ -10,16 +10,22 @@ from sertune.model.methods.partial import Partial
 
 
 class Method(Protocol):
-    """Options plus ``apply``, which marks what trains and so derives the encoder's cut."""
+    """Options plus ``apply``, which adds and marks what trains, and so derives the encoder's cut."""
 
     def apply(self, encoder: Encoder) -> None:
-        """Marks the trainable parameters of ``encoder``."""
+        """Adds trainable parameters to ``encoder``, or marks its own; undone by `Encoder.clear`."""
 
 
-def make_method(config: MethodConfig) -> Method:
-    """The method that a configuration names."""
-    if config.name == "frozen":
-        return Frozen()
-    if config.name == "partial":
+def apply_methods(encoder: Encoder, config: MethodConfig) -> None:
+    """Takes away what was applied before, and applies the methods that a configuration names."""
+    encoder.clear()
+    for name in config.parts:
+        _make(name, config).apply(encoder)
+
+
+def _make(name: str, config: MethodConfig) -> Method:
+    if name == "partial":
         return Partial(config.layers)
-    return Full(config.front)
+    if name == "full":
+        return Full(config.front)
+    return Frozen()

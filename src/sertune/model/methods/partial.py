@@ -1,8 +1,8 @@
 """The last layers train (arXiv 2503.03756: the last three, with cached states below them)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from sertune.errors import SertuneError
 from sertune.model.encoder import Encoder
 
 
@@ -10,7 +10,7 @@ from sertune.model.encoder import Encoder
 class Partial:
     """Trains the last ``layers`` layers and what the model applies after them."""
 
-    layers: int
+    layers: int | Literal["all"]
 
     def apply(self, encoder: Encoder) -> None:
         """Marks the last layers and the tail; the cut is the first of them.
@@ -18,10 +18,5 @@ class Partial:
         Raises:
             SertuneError: more layers than the encoder has.
         """
-        if not 1 <= self.layers <= encoder.depth:
-            raise SertuneError(
-                f"method.layers = {self.layers}: encoder {encoder.name} has {encoder.depth} layers; "
-                f"choose 1 to {encoder.depth}"
-            )
-        cut = encoder.depth - self.layers
+        cut = encoder.first_of_last(self.layers)
         encoder.set_trainable(encoder.parameters_from(cut), cut)
