@@ -49,7 +49,7 @@ def test_replay_from_any_layer_equals_the_whole_model(family: str, folders: dict
 @pytest.mark.parametrize("family", ALL)
 def test_plain_attention_gives_the_same_states(family: str, folders: dict[str, str]) -> None:
     fused, plain = (load_encoder(folders[family], check=False) for _ in range(2))
-    plain.use_eager_attention()
+    plain.use_attention("plain")
     entering = pad_states([fused.front(noise(s)).states[0].detach() for s in (0.6, 1.1)])
     with torch.no_grad():
         for one, other in zip(fused.replay(entering, 0), plain.replay(entering, 0), strict=True):

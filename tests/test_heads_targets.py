@@ -1,20 +1,27 @@
 """Heads, targets, probes and augmentation: the algebra."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from sertune.config import AugmentConfig, HeadConfig
+from sertune.config import AugmentConfig, HeadConfig, from_dict
+from sertune.data.audio import read_audio
 from sertune.data.augment import augment_states, mixup_pairs, time_crop, time_mask
 from sertune.data.batch import LayerStates, make_batches, pad_states
 from sertune.errors import SertuneError
 from sertune.metrics import scores
+from sertune.model.emotion_model import load_model
 from sertune.model.encoder import mean_and_std
 from sertune.model.head import AttentivePooling, Head, chosen_layers
 from sertune.model.probe import fit_logistic, fit_ridge
 from sertune.model.targets import CategoryTarget, DimensionTarget, target_from
+from sertune.train.run import train
 
 
 def clips(*lengths: int, width: int = 6) -> list[torch.Tensor]:
@@ -84,6 +91,122 @@ def test_a_started_head_is_the_linear_model() -> None:
     weight, bias = torch.randn(2, 12), torch.randn(2)
     head.start_from(weight, bias)
     torch.testing.assert_close(head(head.pool([], 3, pooled)), features @ weight.T + bias)
+
+
+# -- heads with pointwise convolutions
+
+CONVOLVED = {"convolutions": [8, 5], "hidden": [7], "dropout": 0.0}
+
+
+def convolved_head(**options: Any) -> Head:
+    """A head over layers 1 to 3 of width 6, standardised, with unequal weights of the layers."""
+    head = Head(HeadConfig(**{"layers": [1, 2, 3], "mix": "weighted", **CONVOLVED, **options}), 3, 1, 6, 2).eval()
+    head.standardise(torch.stack([torch.randn(9, 4, 6), torch.rand(9, 4, 6) + 0.5], 2).flatten(2))
+    if head.weights is not None:
+        torch.nn.init.normal_(head.weights)
+    return head
+
+
+def layers_of(*lengths: int) -> list[LayerStates]:
+    """What replay from layer 1 gives: layers 1 to 3."""
+    return [pad_states([part + layer for part in clips(*lengths)]) for layer in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("mix", ["weighted", "concat", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "mean+std"])
+def test_convolutions_are_what_conv1d_computes(mix: str, pooling: str) -> None:
+    """One clip at a time, from the definition: standardise, mix, convolve, pool, two linear maps."""
+    torch.manual_seed(0)
+    head, hidden = convolved_head(mix=mix, pooling=pooling), layers_of(5, 9, 1)
+    assert head.convolutions is not None
+    outputs = head(head.pool(hidden, 1, None))
+    maps = [module for module in head.convolutions.blocks if isinstance(module, torch.nn.Linear)]
+    for row, length in enumerate((5, 9, 1)):
+        chosen = hidden if mix != "last" else hidden[-1:]
+        frames = [(h.states[row, :length] - m) / s for h, m, s in zip(chosen, head.mean, head.spread, strict=True)]
+        if head.weights is not None:
+            shares = head.weights.exp() / head.weights.exp().sum()
+            mixed = sum((w * f for w, f in zip(shares, frames, strict=True)), torch.zeros(()))
+        else:
+            mixed = torch.cat(frames, 1)
+        channels = mixed.T[None]
+        for linear in maps:
+            channels = torch.nn.functional.conv1d(channels, linear.weight[:, :, None], linear.bias).relu()
+        vector = channels[0].mean(1)
+        if pooling == "mean+std":
+            vector = torch.cat([vector, (channels[0].var(1, correction=0) + 1e-12).sqrt()])
+        inner, outer = head.blocks[1], head.output
+        assert isinstance(inner, torch.nn.Linear)
+        expected = outer.weight @ (inner.weight @ vector + inner.bias).relu() + outer.bias
+        torch.testing.assert_close(outputs[row], expected)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean+std", "attentive"])
+def test_convolved_clips_do_not_see_padding_or_packing(pooling: str) -> None:
+    head, lengths = convolved_head(pooling=pooling), (5, 9, 1)
+    if head.attention is not None:
+        torch.nn.init.normal_(head.attention.score.weight)
+    hidden = layers_of(*lengths)
+    together = head.pool(hidden, 1, None)
+    for layer in hidden:
+        layer.states[~layer.inside()] = 1e3
+    torch.testing.assert_close(head.pool(hidden, 1, None), together)
+    for row, length in enumerate(lengths):
+        alone = [LayerStates(h.states[row : row + 1, :length], torch.tensor([length])) for h in hidden]
+        torch.testing.assert_close(head.pool(alone, 1, None)[0], together[row])
+    if head.attention is None:
+        torch.testing.assert_close(head.pool([layer.pack() for layer in hidden], 1, None), together)
+
+
+def test_frames_are_standardised_by_the_training_part() -> None:
+    """Every clip counts the same: of clips of one length it is the mean and spread of all frames."""
+    parts = [3 * torch.randn(7, 6) + shift for shift in (0.0, 4.0, -9.0)]
+    pooled = torch.stack([mean_and_std(pad_states([part])) for part in parts])
+    head = Head(HeadConfig(layers=[0], mix="weighted", convolutions=[4]), 3, 1, 6, 2)
+    head.standardise(pooled)
+    frames = torch.cat(parts)
+    torch.testing.assert_close(head.mean[0], frames.mean(0))
+    torch.testing.assert_close(head.spread[0], frames.std(0, correction=0))
+
+
+@pytest.mark.parametrize("mix", ["weighted", "concat"])
+def test_every_parameter_of_a_convolved_head_learns(mix: str) -> None:
+    torch.manual_seed(1)
+    head = convolved_head(mix=mix).train()
+    head(head.pool(layers_of(5, 9), 1, None)).square().sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_layers_of_different_frame_rates_are_not_mixed() -> None:
+    hidden = layers_of(6, 4)
+    hidden[-1] = LayerStates(hidden[-1].states.repeat_interleave(2, 1), hidden[-1].lengths * 2)
+    with pytest.raises(SertuneError, match="different frame rates"):
+        convolved_head().pool(hidden, 1, None)
+    convolved_head(mix="last").pool(hidden, 1, None)
+
+
+@pytest.mark.parametrize("method", [{"name": "frozen"}, {"name": "partial", "layers": 1}, {"name": "full"}])
+def test_a_convolved_head_trains_and_is_saved(method: dict[str, Any], tiny_corpus: Path, tmp_path: Path) -> None:
+    values = {
+        "data": f"synthetic:{tiny_corpus}",
+        "method": method,
+        "head": {"mix": "weighted", "layers": [2, 3, 4], "convolutions": [32, 32], "hidden": [32], "dropout": 0.0},
+        "augment": {"time_crop": [1.0, 1.0]},
+        "train": {"epochs": 8, "average": 0.0, "lr": 3e-5, "head_lr": 0.003, "batch_clips": 4, "schedule": "constant"},
+        "baseline": False,
+        "out": str(tmp_path / "run"),
+    }
+    run = train(from_dict(values))
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[1]["loss"] - 0.05
+    model = load_model(run)
+    assert model.spec.head.convolutions == [32, 32]
+    table = pd.read_parquet(run / "predictions.parquet")
+    audio = read_audio(table["file"].iloc[0], model.encoder.rate)
+    label = model.target.decode(model.predict_audio([audio]))["predicted"][0]
+    assert table["predicted"].iloc[0] == model.spec.target.labels[label]  # type: ignore[union-attr]
 
 
 # -- targets

@@ -20,8 +20,10 @@ Fine-tune pre-trained speech encoders for speech emotion recognition, and say ho
 
 commands:
   train      train and test a model:  sertune train --data emodb:FOLDER --encoder NAME --out RUN
+  compare    compare methods:         sertune compare --methods frozen partial-2 full --data D --out DIR
   evaluate   score a saved model:     sertune evaluate RUN --data D --out DIR
   predict    predict files:           sertune predict RUN FILE|FOLDER ... [--json | --csv]
+  merge      fold LoRA into weights:  sertune merge RUN --out FOLDER [--as-encoder]
   check      look for what is wrong with data, file by file
   corpora    list the corpora that have a reader
   demo       all of it in a minute, on a synthetic corpus, without a download
@@ -86,6 +88,88 @@ def print_results(folder: Path) -> None:
     print(f"report: {folder / 'report.html'}")
 
 
+COMPARE_HELP = """\
+usage: sertune compare --data D --out DIR [--methods METHOD ...] [--seeds N ...] [...]
+
+Train and test several methods on the same data, splits and seeds: quality with intervals and paired tests, time,
+memory, parameters. The same command goes on after a stop; methods and seeds can be added to it.
+
+  --methods METHOD ...  NAME, NAME-LAYERS or NAME-all, with suffixes: frozen partial-2 full lora-2@bf16
+                        lora+prompt-all partial-2@cached@fp32. Names are those of sertune train --method.
+                        @cached, @live: states of the frozen part are kept, or computed for every batch.
+                        @fp32, @bf16, @fp16: precision. (default: {defaults})
+  --seeds N ...         Seeds of every method. (default: that of --seed)
+
+All other flags are those of sertune train --help and hold for every method, e.g. --method.lora.rank 16.
+"""
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Several methods on the same data, splits and seeds."""
+    from sertune import config as settings
+    from sertune.train.compare import DEFAULT_METHODS, open_comparison, run_all, same_settings
+
+    flags = list(arguments)
+    if {"-h", "--help"} & set(flags):
+        print(COMPARE_HELP.format(defaults=" ".join(DEFAULT_METHODS)), end="")
+        return 0
+    methods = _take_values(flags, "--methods")
+    seeds = [_whole("--seeds", text) for text in _take_values(flags, "--seeds")]
+    for flag in ("--method", "--method.name", "--overwrite", "--print-config"):
+        if any(item.partition("=")[0] == flag for item in flags):
+            hint = "; name methods with --methods" if flag.startswith("--method") else ""
+            raise SertuneError(f"{flag}: is a flag of sertune train, not of sertune compare{hint}")
+    base = settings.from_flags(flags)
+    if not base.data:
+        raise SertuneError("no data: say what to compare on with --data, e.g. --data emodb:FOLDER")
+    comparison = open_comparison(base, methods, seeds)
+    failures = run_all(comparison)
+    from sertune.apps.compare import show, write_comparison
+
+    failed = [(failure.label, failure.seed, failure.error) for failure in failures]
+    show(write_comparison(comparison.folder, failed, same_settings(comparison)))
+    print(f"report: {comparison.folder / 'report.html'}")
+    if failures:
+        first = failures[0]
+        raise SertuneError(
+            f"{len(failures)} of {len(comparison.variants)} methods failed: {first.label}, seed {first.seed}: "
+            f"{first.error}; the others are in the report, and the same command tries again"
+        )
+    return 0
+
+
+def _take_values(flags: list[str], flag: str) -> list[str]:
+    """Removes a flag with one or more values; the values, none if it was not there."""
+    values: list[str] = []
+    rest: list[str] = []
+    waiting = False  # for the first value
+    inside = False
+    for item in flags:
+        name, equals, value = item.partition("=")
+        if name == flag:
+            values += [value] if equals else []
+            waiting = inside = not equals
+        elif inside and not item.startswith("--"):
+            values.append(item)
+            waiting = False
+        else:
+            if waiting:
+                break
+            inside = False
+            rest.append(item)
+    if waiting or "" in values:
+        raise SertuneError(f"{flag}: expected a value")
+    flags[:] = rest
+    return values
+
+
+def _whole(flag: str, text: str) -> int:
+    """A whole number of 0 or more."""
+    if not (text.isascii() and text.isdigit()):
+        raise SertuneError(f"{flag}: expected whole numbers of 0 or more, found {text!r}")
+    return int(text)
+
+
 def evaluate(arguments: Sequence[str]) -> int:
     """Score a saved model on labelled data."""
     parser = _parser("evaluate", "Score a saved model on labelled data.")
@@ -145,6 +229,40 @@ def _plain(result: dict[str, Any]) -> str:
         return f"{result['file']}: {result['label']}  ({', '.join(f'{k} {v:.2f}' for k, v in ranked)})"
     values = (f"{k} {v['value']:.2f} of {v['scale'][0]:g}..{v['scale'][1]:g}" for k, v in result.items() if k != "file")
     return f"{result['file']}: {', '.join(values)}"
+
+
+def merge(arguments: Sequence[str]) -> int:
+    """Fold LoRA's updates into the weights of a saved model."""
+    parser = _parser("merge", "Fold LoRA's updates into the weights: a model of the same outputs whose layers trained.")
+    parser.add_argument("model", help="run folder or its model/")
+    parser.add_argument("--out", required=True, help="folder to make for the merged model")
+    parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
+    parser.add_argument(
+        "--as-encoder", action="store_true", help="also write the encoder to OUT/encoder, which transformers loads"
+    )
+    options = parser.parse_args(arguments)
+    from sertune.files import check_writable, new_folder
+    from sertune.model.emotion_model import load_model
+    from sertune.model.merge import merge as fold_in
+    from sertune.model.merge import save_encoder
+
+    out = Path(options.out)
+    check_writable(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise SertuneError(f"--out {out}: is not empty; choose another folder")
+    model = load_model(options.model, encoder=options.encoder)
+    merged = fold_in(model)
+    if merged is model and not options.as_encoder:
+        raise SertuneError(
+            f"{options.model}: method {model.spec.method.name} has no updates to merge; --as-encoder would write the "
+            "encoder as it is"
+        )
+    with new_folder(out) as work:
+        merged.save(work)
+        if options.as_encoder:
+            save_encoder(merged.encoder, work / "encoder")
+    print(f"merged model: {out}" + (f"; encoder for transformers: {out / 'encoder'}" if options.as_encoder else ""))
+    return 0
 
 
 def check(arguments: Sequence[str]) -> int:
@@ -211,8 +329,10 @@ def demo(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
+    "merge": merge,
     "check": check,
     "corpora": corpora,
     "demo": demo,
@@ -246,8 +366,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         smaller = SMALLER.get(given[0], "batch of files")
         return _fail(f"not enough memory ({str(error) or 'none left'}); try again with a smaller {smaller}")
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from there" if given[0] == "train" else "stopped", 130)
+        return _fail("stopped; the same command goes on from there" if given[0] in GOES_ON else "stopped", 130)
 
+
+GOES_ON = ("train", "compare")
+"""Commands that go on where they were stopped."""
 
 SMALLER = {"train": "--train.batch_seconds or --audio.crop", "check": "--max-seconds"}
 """What needs less memory, by command."""

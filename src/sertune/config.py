@@ -135,10 +135,13 @@ class HeadConfig:
     """`concat`: layers side by side. `weighted`: a learnt softmax mix. `last`: the last layer alone."""
     pooling: Literal["mean", "mean+std", "attentive"] = "mean"
     """How frames become one vector per layer."""
+    convolutions: list[int] = field(default_factory=list)
+    """Widths of pointwise convolutions (ReLU, dropout) over the mixed frames, before pooling (arXiv 2306.05350); they
+    need the frames of all layers that are read, and always start at random. Empty: none."""
     hidden: list[int] = field(default_factory=list)
     """Widths of the hidden layers of the MLP; empty: linear."""
     dropout: float = 0.2
-    """Dropout on the pooled vector and the hidden layers."""
+    """Dropout on the pooled vector and after every hidden layer and convolution."""
     start: Literal["probe", "random"] = "probe"
     """`probe`: a linear head starts from the regularised linear model on the frozen states."""
     start_regularisation: float = 1.0
@@ -169,7 +172,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation in feature space, on the states above the cut; training only."""
+    """Augmentation, in training only: of the states above the cut and, by `wave_...`, of the samples themselves."""
 
     time_crop: list[float] = field(default_factory=lambda: [0.5, 1.0])
     """Smallest and largest share of a clip's frames that is kept, as one random window; 1 1: all."""
@@ -183,6 +186,14 @@ class AugmentConfig:
     """Alpha of the Beta distribution that mixes pooled vectors and labels of two clips; 0: off."""
     noise: float = 0.0
     """Standard deviation of Gaussian noise, relative to that of the states."""
+    wave_noise: list[float] = field(default_factory=list)
+    """Lowest and highest signal-to-noise ratio in dB of Gaussian noise on the samples, e.g. 10 30; empty: off."""
+    wave_mask: float = 0.0
+    """Share of the samples set to zero, in random spans of 0.1 s, 0 to 1."""
+    wave_speed: list[float] = field(default_factory=list)
+    """Smallest and largest factor of the speed, which changes the pitch too, e.g. 0.9 1.1; empty: off."""
+    wave_gain: float = 0.0
+    """Largest change of the level in dB, either way; 0: off."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,9 @@ class TrainConfig:
     """How it is trained."""
 
     epochs: int = 6
-    """Passes over the training part; the best by dev is kept."""
+    """Passes over the training part; dev chooses the one that is kept."""
+    choose: Literal["within-error", "best"] = "within-error"
+    """The epoch that dev chooses: `within-error`: the latest within one standard error of the best. `best`: the best."""
     lr: float = 3e-4
     """Peak learning rate of the encoder."""
     head_lr: float = 1e-3
@@ -209,6 +222,8 @@ class TrainConfig:
     """Most clips in a batch."""
     batch_seconds: float = 100.0
     """Most seconds of (padded) audio in a batch."""
+    checkpointing: bool = False
+    """Compute layers that train again in the backward pass: less memory, about a third more time."""
     accumulate: int = 1
     """Split each batch into this many parts; the loss is still that of the whole batch."""
     patience: int = 0
@@ -226,12 +241,22 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """States of the frozen part, computed once per run."""
+    """States of the frozen part, computed once."""
 
     states: bool = True
     """Keep them; otherwise they are computed again for every batch."""
+    folder: str = ""
+    """Keep them on disk here, for all runs; empty: where the environment variable SERTUNE_CACHE says, or else in memory
+    for this run."""
+    dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
+    """How frames are written to disk; `int8` has one scale per frame. Pooled vectors are always float32."""
+    views: int = 1
+    """Kept versions of every clip: the clip as it is and, by waveform augmentation (`augment.wave_...`), this many less
+    one others, of which training draws one per clip and epoch."""
+    disk_gib: float = 20.0
+    """Most that the whole folder may hold."""
     limit_gib: float = 4.0
-    """Most memory they may take; beyond it they are computed again for every batch."""
+    """Most memory that states may take without a folder; beyond it they are computed again for every batch."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +279,9 @@ class RunConfig:
     audio: AudioConfig = field(default_factory=AudioConfig)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on hardware that has it, else fp16 on a GPU, else fp32."""
+    attention: Literal["auto", "plain", "sdpa", "flash"] = "auto"
+    """How attention above the cut is computed: `plain` matrix products, torch's fused `sdpa`, or `flash` (GPU, half
+    precision; without dropout of the attention weights)."""
     baseline: bool = True
     """Score the frozen baseline beside the model."""
     skip_bad: bool = False
@@ -359,7 +387,9 @@ def validate(config: RunConfig) -> None:
         config.audio.crop,
         f"no less than audio.min_seconds = {config.audio.min_seconds}",
     )
-    _need(config.cache.limit_gib >= 0, "cache.limit_gib", config.cache.limit_gib, "GiB, 0 or more")
+    for key in ("limit_gib", "disk_gib"):
+        _need(getattr(config.cache, key) >= 0, f"cache.{key}", getattr(config.cache, key), "GiB, 0 or more")
+    _need(config.cache.views >= 1, "cache.views", config.cache.views, "1 or more")
     _need(
         0 <= config.target.label_smoothing < 1,
         "target.label_smoothing",
@@ -369,7 +399,8 @@ def validate(config: RunConfig) -> None:
     _need(config.target.adjustment >= 0, "target.adjustment", config.target.adjustment, "0 or more")
     _validate_method(config.method)
     _need(0 <= head.dropout < 1, "head.dropout", head.dropout, "0 to 1")
-    _need(all(width > 0 for width in head.hidden), "head.hidden", head.hidden, "widths above 0")
+    for key in ("hidden", "convolutions"):
+        _need(all(width > 0 for width in getattr(head, key)), f"head.{key}", getattr(head, key), "widths above 0")
     _need(
         bool(head.regularisation) and min(head.regularisation) > 0,
         "head.regularisation",
@@ -396,11 +427,17 @@ def validate(config: RunConfig) -> None:
         )
     good = len(augment.time_crop) == 2 and 0 < augment.time_crop[0] <= augment.time_crop[1] <= 1
     _need(good, "augment.time_crop", augment.time_crop, "two shares above 0, at most 1, the smaller one first")
-    for key in ("time_mask", "channel_mask"):
+    for key in ("time_mask", "channel_mask", "wave_mask"):
         _need(0 <= getattr(augment, key) < 1, f"augment.{key}", getattr(augment, key), "a share from 0 to 1")
-    for key in ("mixup", "noise"):
+    for key in ("mixup", "noise", "wave_gain"):
         _need(getattr(augment, key) >= 0, f"augment.{key}", getattr(augment, key), "0 or more")
     _need(augment.time_span > 0, "augment.time_span", augment.time_span, "seconds above 0")
+    noise, speed = augment.wave_noise, augment.wave_speed
+    good = not noise or (len(noise) == 2 and -100 <= noise[0] <= noise[1] <= 100)
+    _need(good, "augment.wave_noise", noise, "two ratios in dB, from -100 to 100, the smaller one first, or none")
+    good = not speed or (len(speed) == 2 and 0.5 <= speed[0] <= speed[1] <= 2)
+    _need(good, "augment.wave_speed", speed, "two factors from 0.5 to 2, the smaller one first, or none")
+    _need(augment.wave_gain <= 60, "augment.wave_gain", augment.wave_gain, "dB, at most 60")
 
 
 def _validate_method(method: MethodConfig) -> None:

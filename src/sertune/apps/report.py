@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -42,7 +41,7 @@ def write_report(run: Path) -> Path:
     Raises:
         SertuneError: no ``report.json``, or a file that can't be read.
     """
-    html = _template().render(
+    html = template("report.html.jinja").render(
         _view(_read_report(run), _read_predictions(run), _read_log(run), _read_text(run / "config.yaml"))
     )
     target = run / FILE_NAME
@@ -275,6 +274,30 @@ class Axis:
         return Strip(number(name, value), bracket(name, low, high), dot, round(left, 2), round(right - left, 2))
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A labelled point with its interval, in units of a plot's viewBox.
+
+    Attributes:
+        x, y: of the point.
+        low, high: the y of the interval's ends.
+        label: its text.
+        best: drawn strong.
+        label_x, label_y: the middle of the label.
+        tie: where a line from the point meets the label, if it stands away from it.
+    """
+
+    x: float
+    y: float
+    low: float
+    high: float
+    label: str
+    best: bool = False
+    label_x: float = 0.0
+    label_y: float = 0.0
+    tie: tuple[float, float] | None = None
+
+
 @dataclass
 class Plot:
     """An SVG of lines and points on two axes, in units of the viewBox."""
@@ -291,6 +314,7 @@ class Plot:
     bottom: int = 44
     lines: list[tuple[str, str]] = field(default_factory=list)
     points: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
     note: str = ""
 
@@ -887,9 +911,13 @@ def _drawn(shown: int, total: int) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
-    text = resources.files("sertune.apps").joinpath("report.html.jinja").read_text(encoding="utf-8")
+def template(name: str) -> jinja2.Template:
+    """A template of this folder, with what it includes."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("sertune.apps", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(text)
+    return environment.get_template(name)

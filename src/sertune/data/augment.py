@@ -24,7 +24,7 @@ def augment_states(entering: LayerStates, options: AugmentConfig, frames_per_sec
     states = entering.states
     inside = torch.arange(states.shape[1], device=states.device)[None, :] < entering.lengths[:, None]
     if options.noise:
-        spread = states[inside].std()
+        spread = states[inside].float().std().to(states.dtype)
         states = states + options.noise * spread * torch.randn_like(states) * inside[:, :, None]
     if options.time_mask:
         span = max(1, round(options.time_span * frames_per_second))

@@ -115,7 +115,7 @@ def collate(
     """One batch of clips, or of audio where the front trains."""
     if audio is not None:
         return Batch(None, None, audio, targets, list(files))
-    states = [clip.states.float() for clip in clips if clip.states is not None]
+    states = [clip.states for clip in clips if clip.states is not None]
     entering = pad_states(states) if states else None
     return Batch(entering, torch.stack([clip.pooled for clip in clips]), None, targets, list(files))
 

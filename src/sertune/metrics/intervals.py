@@ -105,7 +105,7 @@ def category_intervals(
     """
     cells, scored = scores.cells_of(true, predicted, classes)
     groups = _groups(speakers, scored)
-    tables = _cell_sums(cells[scored], groups.index, len(groups), classes * classes)
+    tables = cell_sums(cells[scored], groups.index, len(groups), classes * classes)
 
     def all_scores(sums: Floats) -> dict[str, Floats]:
         matrix = sums.reshape(*sums.shape[:-1], classes, classes)
@@ -137,7 +137,7 @@ def dimension_intervals(
     terms, gap = scores.moments(true, predicted)
     scored = terms[:, 0] > 0
     groups = _groups(speakers, scored)
-    tables = _row_sums(terms[scored], groups.index, len(groups))
+    tables = row_sums(terms[scored], groups.index, len(groups))
     return _intervals(tables, lambda s: scores.dimension_scores_of(s, gap), groups.unit, resamples, seed)
 
 
@@ -172,9 +172,9 @@ def paired_difference(
     else:
         raise ValueError(f"unknown metric {metric!r}")
     draws = score(_resampled(tables, resamples, seed))
-    low, high = _percentiles(draws)
+    low, high = percentile_range(draws)
     value = float(score(tables.sum(axis=0)))
-    return Difference(value, low, high, _two_sided(draws), unit, len(tables), resamples)
+    return Difference(value, low, high, two_sided_p(draws), unit, len(tables), resamples)
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,13 @@ def speaker_name(value: object) -> str | None:
     return str(value)
 
 
-def _cell_sums(cells: Integers, index: Integers, groups: int, width: int) -> Floats:
+def cell_sums(cells: Integers, index: Integers, groups: int, width: int) -> Floats:
     """(groups, width): how many clips of each cluster fall in each cell."""
     counts = np.bincount(index * width + cells, minlength=groups * width)
     return counts.reshape(groups, width).astype(np.float64)
 
 
-def _row_sums(rows: Floats, index: Integers, groups: int) -> Floats:
+def row_sums(rows: Floats, index: Integers, groups: int) -> Floats:
     """(groups, K): the rows of each cluster added up."""
     columns = [np.bincount(index, weights=rows[:, k], minlength=groups) for k in range(rows.shape[1])]
     return np.column_stack(columns)
@@ -225,7 +225,8 @@ def _intervals(tables: Floats, score: _Scores, unit: str, resamples: int, seed: 
     point = score(tables.sum(axis=0))
     draws = score(_resampled(tables, resamples, seed))
     return {
-        name: Interval(float(point[name]), *_percentiles(draws[name]), unit, len(tables), resamples) for name in point
+        name: Interval(float(point[name]), *percentile_range(draws[name]), unit, len(tables), resamples)
+        for name in point
     }
 
 
@@ -233,10 +234,10 @@ def _resampled(tables: Floats, resamples: int, seed: int) -> Floats:
     """(resamples, K): sums over S clusters drawn with replacement from the (S, K) tables."""
     if len(tables) == 0:
         return np.zeros((resamples, tables.shape[1]))
-    return np.concatenate([weights @ tables for weights in _weights(len(tables), resamples, seed)])
+    return np.concatenate([weights @ tables for weights in draw_weights(len(tables), resamples, seed)])
 
 
-def _weights(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
+def draw_weights(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
     """(r, clusters) blocks of how often each cluster was drawn; the blocks keep the memory bounded."""
     rng = np.random.default_rng(seed)
     at_once = max(1, _DRAWS_AT_ONCE // clusters)
@@ -247,7 +248,8 @@ def _weights(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield counts.reshape(rows, clusters).astype(np.float64)
 
 
-def _percentiles(draws: Floats) -> tuple[float, float]:
+def percentile_range(draws: Floats) -> tuple[float, float]:
+    """The 2.5 and 97.5 % points of the (resamples,) draws that are defined; NaN if none is."""
     defined = draws[~np.isnan(draws)]
     if not defined.size:
         return float("nan"), float("nan")
@@ -256,7 +258,8 @@ def _percentiles(draws: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _two_sided(draws: Floats) -> float:
+def two_sided_p(draws: Floats) -> float:
+    """p of :class:`Difference` from (resamples,) draws of a difference."""
     defined = draws[~np.isnan(draws)]
     if not defined.size:
         return float("nan")
@@ -276,7 +279,7 @@ def _paired_categories(
     cells_a, scored = scores.cells_of(true, a, classes)
     cells_b, _ = scores.cells_of(true, b, classes)
     groups = _groups(speakers, scored)
-    sums = [_cell_sums(cells[scored], groups.index, len(groups), width) for cells in (cells_a, cells_b)]
+    sums = [cell_sums(cells[scored], groups.index, len(groups), width) for cells in (cells_a, cells_b)]
 
     def difference(table: Floats) -> Floats:
         matrices = table.reshape(*table.shape[:-1], 2, classes, classes)
@@ -294,7 +297,7 @@ def _paired_dimensions(
     scored = terms_a[:, 0] > 0
     groups = _groups(speakers, scored)
     width = terms_a.shape[1]
-    tables = _row_sums(np.concatenate([terms_a, terms_b], axis=1)[scored], groups.index, len(groups))
+    tables = row_sums(np.concatenate([terms_a, terms_b], axis=1)[scored], groups.index, len(groups))
 
     def difference(table: Floats) -> Floats:
         of_a = scores.dimension_scores_of(table[..., :width], gap_a)[metric]

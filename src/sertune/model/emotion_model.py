@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from sertune.data.augment import augment_states
 from sertune.data.batch import Batch, LayerStates, collate, pad_states
 from sertune.errors import SertuneError
 from sertune.files import replacing
-from sertune.model.encoder import Encoder, load_encoder
+from sertune.model.encoder import Encoder, half_where_autocast, load_encoder
 from sertune.model.head import Head
 from sertune.model.methods import apply_methods
+from sertune.model.methods.lora import is_update, load_adapter, save_adapter
 from sertune.model.targets import Target, target_from
 
 FORMAT = 1
+ADAPTER = "adapter"
+"""Folder of LoRA's updates beside the model's files."""
 
 
 @dataclass
@@ -101,9 +104,10 @@ class EmotionModel(nn.Module):
             entering, start = batch.entering, self.start
         else:
             return self.head.pool([], self.encoder.depth, batch.pooled)
+        entering = LayerStates(half_where_autocast(entering.states), entering.lengths)
         if augment is not None:
             entering = augment_states(entering, augment, self.frames_per_second)
-        return self.head.pool(self._replay(entering, start), start, batch.pooled)
+        return self.head.pool(self._replay(self.encoder.lay_out(entering), start), start, batch.pooled)
 
     def _replay(self, entering: LayerStates, start: int) -> list[LayerStates]:
         """Frozen layers between ``start`` and the cut run without gradients."""
@@ -172,6 +176,8 @@ class EmotionModel(nn.Module):
     def save(self, folder: Path, info: dict[str, Any] | None = None) -> None:
         """Writes ``model.safetensors`` and ``model.json`` into ``folder``; complete or not at all.
 
+        LoRA's updates are in ``adapter/`` beside them, in PEFT's format, and nowhere else.
+
         Args:
             folder: made if needed.
             info: what else to remember, e.g. what it was trained on.
@@ -183,13 +189,17 @@ class EmotionModel(nn.Module):
         description = {
             "format": FORMAT,
             "encoder": {"name": spec.encoder, "path": _absolute(spec.encoder), "digest": self.base_digest},
-            "method": asdict(spec.method),
+            # where the updates once started is in the run's settings; what became of them is in ``adapter/``
+            "method": asdict(replace(spec.method, lora=replace(spec.method.lora, start=""))),
             "head": {**spec.head.__dict__, "layers": list(self.head.layers)},  # not a default that may change
             "target": spec.target.describe(),
             "audio": {**spec.audio.__dict__, "rate": self.encoder.rate},
             "info": info if info is not None else self.info,
         }
-        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.trained_state().items()}
+        state = {name: tensor for name, tensor in self.trained_state().items() if not is_update(name)}
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}
+        if "lora" in spec.method.parts:
+            save_adapter(self.encoder, folder / ADAPTER, spec.method.lora)
         with replacing(folder / "model.safetensors") as part:
             save_file(tensors, part)
         with replacing(folder / "model.json") as part:
@@ -248,11 +258,19 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
         )
     try:
         model = EmotionModel(base, spec)
-        model.load_trained(tensors)
+        model.load_trained({**tensors, **_updates(model, folder)})
     except SertuneError as error:
         raise SertuneError(f"{folder}: {error}") from None
     model.info = info
     return model.to(device).eval()
+
+
+def _updates(model: EmotionModel, folder: Path) -> dict[str, Tensor]:
+    """LoRA's part of the trained state, from ``adapter/``; empty without LoRA."""
+    if "lora" not in model.spec.method.parts:
+        return {}
+    load_adapter(model.encoder, folder / ADAPTER, model.spec.method.lora)
+    return {name: tensor for name, tensor in model.trained_state().items() if is_update(name)}
 
 
 def _read_description(file: Path) -> tuple[ModelSpec, dict[str, str], dict[str, Any]]:

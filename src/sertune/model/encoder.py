@@ -2,9 +2,10 @@
 
 The list of layers is found structurally in any transformers speech model. A forward pre-hook on the first layer
 ends the model's own forward there and gives the states that enter it and the keyword inputs of the layers
-(``front``). From then on the layers are called one by one (``replay``), on one unpadded clip or on a padded batch,
-for which the keyword inputs are rebuilt by four rules (`_layer_inputs`). What the model calls after its last
-layer (a final norm, an upsampling) is found by watching one forward pass. On loading, the split is compared with
+(``front``). From then on the layers are called one by one (``replay``): on one unpadded clip; on packed clips, one
+sequence without padding, where the family calls its attention through transformers' interface (`attention.py`); or on
+a padded batch, for which the keyword inputs are rebuilt by four rules (`_masks`). What the model calls after its
+last layer (a final norm, an upsampling) is found by watching one forward pass. On loading, the split is compared with
 the whole model.
 """
 
@@ -12,6 +13,7 @@ import hashlib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +22,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sertune.data.batch import ClipStates, LayerStates, pad_states
 from sertune.errors import AudioError, SertuneError
+from sertune.model import attention
+from sertune.model.dropout import FastDropout
 from sertune.model.features import Features, load_features
 from sertune.model.loading import UNUSED, check_weights, explain, hub_answers
+from sertune.model.prompt import PROMPT, Prompt
 
 SPLIT_TOLERANCE = 1e-4
 """Largest difference between the split and the whole model, relative to the size of the states."""
@@ -62,6 +68,9 @@ class Encoder(nn.Module):
         cut: the first layer with a trainable parameter; everything below runs in eval mode, without gradients,
             one clip at a time. ``len(layers)`` when nothing trains.
         front_trains: whether the part below the layers trains too (then ``cut`` is 0).
+        packs: whether the layers take packed states; others want padded ones.
+        kernel: how packed states are attended to.
+        checkpointing: whether layers that train are computed again for the backward pass, to save memory.
     """
 
     def __init__(self, model: nn.Module, features: Features, name: str, *, check: bool = True) -> None:
@@ -77,9 +86,12 @@ class Encoder(nn.Module):
         self._digest = ""
         self._min_samples = 0
         self._undo: list[Callable[[], None]] = []
+        self.kernel: attention.Kernel = "sdpa"
+        self.checkpointing = False
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         self._kinds = self._inspect()
+        self.packs = self._takes_packed()
         if check:
             self._check_split()
 
@@ -107,6 +119,12 @@ class Encoder(nn.Module):
         """Channels of the hidden states."""
         config: Any = self.model.config
         return int(config.hidden_size)
+
+    @property
+    def peft_prefix(self) -> str:
+        """What comes before the names of the encoder's modules in the model that ``AutoModel`` gives."""
+        config: Any = self.model.config
+        return "encoder." if config.is_encoder_decoder else ""
 
     def front_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters below the first layer that the output depends on."""
@@ -175,10 +193,33 @@ class Encoder(nn.Module):
             layer.train(mode)
         return self
 
-    def use_eager_attention(self) -> None:
-        """Plain matrix products instead of torch's fused attention: faster in bf16 on a CPU, for clips of seconds."""
+    def use_attention(self, kernel: attention.Kernel) -> None:
+        """Sets how attention is computed; see `attention.Packing`.
+
+        Families with an attention of their own keep it, or take transformers' closest.
+
+        Raises:
+            SertuneError: `flash` for a family that does not pack.
+        """
+        if not self.packs and kernel == "flash":
+            raise SertuneError(f"attention = flash: encoder {self.name} has an attention of its own; choose auto")
+        self.kernel = kernel
         model: Any = self.model
-        model.set_attn_implementation("eager")
+        if not self.packs and model._can_set_attn_implementation():
+            model.set_attn_implementation("eager" if kernel == "plain" else "sdpa")
+
+    def halve_frozen(self, dtype: torch.dtype) -> None:
+        """Holds the weights of linear maps and convolutions that don't train in half precision.
+
+        Autocast would convert them at every call; the numbers are the same. Call it under no other precision than the
+        one that computes from now on, and load the encoder anew for another method.
+        """
+        _ = self.digest, self.frames_per_second, self.min_samples  # these compute in float32
+        for module in self.model.modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d)):
+                for parameter in module.parameters(recurse=False):
+                    if not parameter.requires_grad:
+                        parameter.data = parameter.data.to(dtype)
 
     @property
     def digest(self) -> str:
@@ -220,30 +261,32 @@ class Encoder(nn.Module):
         """
         was_training = self.training
         self.eval()
-        hidden = self.replay(self.front(audio), 0, top)
+        hidden = self.replay(self.lay_out(self.front(audio)), 0, top)
         self.train(was_training)
         pooled = torch.stack([mean_and_std(layer) for layer in hidden])[:, 0]
-        return ClipStates(hidden[start].states[0].cpu().clone() if start is not None else None, pooled.cpu())
+        kept = half_where_autocast(hidden[start].states[0]).cpu().clone() if start is not None else None
+        return ClipStates(kept, pooled.cpu())
+
+    def lay_out(self, entering: LayerStates) -> LayerStates:
+        """Padded states as the layers take them best: packed, if they can."""
+        return entering.pack() if self.packs else entering
 
     def replay(self, entering: LayerStates, start: int, stop: int | None = None) -> list[LayerStates]:
         """The layers from ``start`` on, and the tail.
 
         Args:
-            entering: what enters layer ``start``, padded.
+            entering: what enters layer ``start``, padded, or packed if `packs`.
             start: 0 to `depth`.
             stop: layer before which to end, without the tail; None runs to the end.
 
         Returns:
-            What enters each layer from ``start`` on, and the output of the model last: ``depth - start + 1``.
+            What enters each layer from ``start`` on, and the output of the model last: ``depth - start + 1``; all
+            packed or padded, as given.
         """
         hidden = [entering]
-        states, lengths = entering.states, entering.lengths
-        layers = list(self.layers)
-        inputs = self._layer_inputs(states, lengths) if start < self.depth else {}
-        for layer in layers[start:stop]:
-            result = self._call(layer, states, inputs)
-            states = result[0] if isinstance(result, tuple) else result
-            hidden.append(LayerStates(states, lengths))
+        inputs = self._layer_inputs(entering)
+        for layer in list(self.layers)[start:stop]:
+            hidden.append(self._call(layer, hidden[-1], inputs))
         if stop is None:
             hidden[-1] = self._apply_tail(hidden[-1])
         return hidden
@@ -260,13 +303,30 @@ class Encoder(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def _call(self, layer: nn.Module, states: Tensor, inputs: dict[str, Any]) -> Any:
-        if self._kinds.mask_rank != 2:
-            return layer(states, **inputs)
-        with warnings.catch_warnings():
-            # WavLM hands torch a boolean and a float mask together, which torch warns of
-            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-            return layer(states, **inputs)
+    def _call(self, layer: nn.Module, entering: LayerStates, inputs: dict[str, Any]) -> LayerStates:
+        """One layer, with its prompt if it has one."""
+        prompt = getattr(layer, PROMPT, None)
+        if isinstance(prompt, Prompt):
+            longer = prompt.insert(entering)
+            inputs = self._layer_inputs(longer, prompt.bias())
+            return prompt.remove(self._compute(layer, longer, inputs))
+        return self._compute(layer, entering, inputs)
+
+    def _compute(self, layer: nn.Module, entering: LayerStates, inputs: dict[str, Any]) -> LayerStates:
+        def call(states: Tensor) -> Tensor:
+            with FastDropout() if layer.training and not states.is_cuda else nullcontext(), warnings.catch_warnings():
+                if self._kinds.mask_rank == 2:
+                    # WavLM hands torch a boolean and a float mask together, which torch warns of
+                    warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+                result = layer(states, **inputs)
+            made: Tensor = result[0] if isinstance(result, tuple) else result
+            return made
+
+        if self.checkpointing and layer.training and torch.is_grad_enabled():
+            states = checkpoint(call, entering.states, use_reentrant=False)
+        else:
+            states = call(entering.states)
+        return LayerStates(states, entering.lengths, entering.packed)
 
     def _apply_tail(self, last: LayerStates) -> LayerStates:
         states, lengths = last.states, last.lengths
@@ -274,47 +334,66 @@ class Encoder(nn.Module):
             frames = states.shape[1]
             states = module(states)
             lengths = lengths * (states.shape[1] // frames)
-        return LayerStates(states, lengths)
+        return LayerStates(states, lengths, last.packed)
 
-    def _layer_inputs(self, states: Tensor, lengths: Tensor) -> dict[str, Any]:
-        """The keyword inputs of every layer for a padded batch: four rules.
+    def _layer_inputs(self, entering: LayerStates, bias: Tensor | None = None) -> dict[str, Any]:
+        """The keyword inputs of a layer.
 
         Args:
-            states: (B, T, D).
-            lengths: (B,) frames that are not padding.
+            entering: what goes in.
+            bias: (P,) added to the attention scores of each clip's first P frames, which are its prompt.
         """
-        frames = states.shape[1]
-        padded = bool((lengths < frames).any())
-        mask = torch.arange(frames, device=states.device)[None, :] < lengths[:, None] if padded else None
+        if entering.packed:
+            packing = attention.Packing(entering.lengths.tolist(), self.kernel, bias)
+            return {**self._kinds.constants, "attention_mask": packing}
+        return self._masks(entering, bias)
+
+    def _masks(self, entering: LayerStates, bias: Tensor | None) -> dict[str, Any]:
+        """The keyword inputs for a padded batch: four rules."""
+        states, lengths = entering.states, entering.lengths
+        padded = bool((lengths < states.shape[1]).any())
+        mask = entering.inside() if padded else None
         inputs = dict(self._kinds.constants)
         for name in self._kinds.names:
             if name == "attention_mask":
-                inputs[name] = mask if mask is None or self._kinds.mask_rank == 2 else self._mask_4d(states, mask)
+                inputs[name] = mask if self._kinds.mask_rank == 2 else self._mask_4d(states, mask, bias)
             elif name == "conv_attention_mask":
                 inputs[name] = mask
             elif name == "position_bias":
-                inputs[name] = self._position_bias(len(states), frames)
+                inputs[name] = self._position_bias(len(states), states.shape[1], bias)
             elif name == "relative_position_embeddings":
                 embed = self._parent().get_submodule("embed_positions")
                 inputs[name] = embed(states)
         return inputs
 
-    def _mask_4d(self, states: Tensor, mask: Tensor) -> Tensor | None:
+    def _mask_4d(self, states: Tensor, mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
         """The mask as the model's own attention implementation wants it (boolean or additive)."""
         from transformers.masking_utils import create_bidirectional_mask
 
-        made: Tensor | None = create_bidirectional_mask(
-            config=self.model.config, inputs_embeds=states, attention_mask=mask.long()
-        )
-        return made
+        made: Tensor | None = None
+        if mask is not None:
+            made = create_bidirectional_mask(config=self.model.config, inputs_embeds=states, attention_mask=mask.long())
+        if bias is None:
+            return made
+        columns = nn.functional.pad(bias, (0, states.shape[1] - len(bias))).to(states.dtype)[None, None, None]
+        if made is None:
+            return columns.expand(1, 1, states.shape[1], -1)
+        return columns.masked_fill(~made, torch.finfo(states.dtype).min) if made.dtype == torch.bool else made + columns
 
-    def _position_bias(self, batch: int, frames: int) -> Tensor:
-        """WavLM's relative position bias, which its first layer computes for all: (B * heads, T, T)."""
+    def _position_bias(self, batch: int, frames: int, bias: Tensor | None) -> Tensor:
+        """WavLM's relative position bias, which its first layer computes for all: (B * heads, T, T).
+
+        Prompts have no position: their rows are zero, and their columns hold their own bias.
+        """
         for module in self.layers[0].modules():
             if hasattr(module, "compute_bias"):
                 compute: Any = module.compute_bias
-                bias: Tensor = compute(frames, frames)
-                return bias.repeat(batch, 1, 1)
+                prompts = 0 if bias is None else len(bias)
+                relative: Tensor = compute(frames - prompts, frames - prompts)
+                if bias is not None:
+                    relative = nn.functional.pad(relative, (prompts, 0, prompts, 0))
+                    relative = relative + nn.functional.pad(bias, (0, frames - prompts))
+                return relative.repeat(batch, 1, 1)
         raise SertuneError(f"encoder {self.name}: its layers want a position_bias, but none computes one")
 
     # -- found on loading --------------------------------------------------------------------------------------
@@ -409,6 +488,25 @@ class Encoder(nn.Module):
         given = self._stopped_forward({**doubled, "attention_mask": mask}).get("attention_mask")
         return given.ndim if isinstance(given, Tensor) else 4
 
+    @torch.no_grad()
+    def _takes_packed(self) -> bool:
+        """Whether the layers compute packed clips as they compute each alone; then that is how they are called."""
+        model: Any = self.model
+        mixes = any(isinstance(module, nn.Conv1d) for module in self.layers.modules())  # frames of neighbours
+        if mixes or self._kinds.mask_rank == 2 or not model._can_set_attn_implementation():
+            return False
+        before = model.config._attn_implementation
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        clips = [self.front(self._noise(seconds)).states[0] for seconds in (0.5, 0.3)]
+        packed = self.replay(pad_states(clips).pack(), 0)[-1].pad().states
+        for row, clip in enumerate(clips):
+            alone = self.replay(pad_states([clip]), 0)[-1].states[0]
+            if not _close(packed[row, : len(alone)], alone):
+                model.set_attn_implementation(before)
+                return False
+        return True
+
     def _watch_tail(self, inputs: dict[str, Tensor]) -> tuple[str, ...]:
         """Paths of the outermost modules that the model calls after its last layer."""
         tail: list[str] = []
@@ -463,7 +561,8 @@ class Encoder(nn.Module):
                 "please report this model"
             )
         entering = [self.front(long), self.front(short)]
-        batch = self.replay(pad_states([e.states[0] for e in entering]), 0)[-1]
+        together = pad_states([e.states[0] for e in entering])
+        batch = self.replay(self.lay_out(together), 0)[-1].pad()
         second = self.replay(entering[1], 0)[-1].states[0]
         if not _close(batch.states[0, :frames], alone[0]) or not _close(batch.states[1, : len(second)], second):
             raise SertuneError(
@@ -501,6 +600,13 @@ class Encoder(nn.Module):
                 "clip",
                 f"too short: {len(audio)} samples at {self.rate} Hz; encoder {self.name} needs {self.min_samples}",
             )
+
+
+def half_where_autocast(states: Tensor) -> Tensor:
+    """States in bfloat16 where autocast computes in it: the layers' residual stream then is, too."""
+    kind = states.device.type
+    bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    return states.to(torch.bfloat16) if bf16 else states
 
 
 def mean_and_std(layer: LayerStates) -> Tensor:

@@ -39,6 +39,9 @@ class Head(nn.Module):
     Every layer is pooled by itself; under mean pooling that equals pooling the mix. Pooled vectors are
     standardised by the statistics of the training part (`standardise`), which are saved with the model.
 
+    With ``config.convolutions`` (arXiv 2306.05350) the frames themselves are standardised and mixed, pass pointwise
+    convolutions with ReLU and dropout, and are pooled after that.
+
     Args:
         config: which layers, pooling, mix and widths.
         depth: layers of the encoder.
@@ -61,12 +64,17 @@ class Head(nn.Module):
         self.readout = Readout(cut, width, outputs) if blends else None
         self.blend = config.blend
         self.pooling = config.pooling
-        self.statistics = width if config.pooling == "mean" else 2 * width
+        mixes_frames = bool(config.convolutions)
+        self.statistics = width if config.pooling == "mean" or mixes_frames else 2 * width
         self.register_buffer("mean", torch.zeros(len(self.layers), self.statistics))
         self.register_buffer("spread", torch.ones(len(self.layers), self.statistics))
         self.weights = nn.Parameter(torch.zeros(len(self.layers))) if config.mix == "weighted" else None
-        self.attention = AttentivePooling(width) if config.pooling == "attentive" else None
         mixed = self.statistics * (1 if self.weights is not None else len(self.layers))
+        self.convolutions = PointwiseConvolutions(mixed, config) if mixes_frames else None
+        frame = config.convolutions[-1] if mixes_frames else width
+        self.attention = AttentivePooling(frame) if config.pooling == "attentive" else None
+        if mixes_frames:
+            mixed = frame if config.pooling == "mean" else 2 * frame
         widths = [mixed, *config.hidden]
         blocks: list[nn.Module] = [nn.Dropout(config.dropout)]
         for before, after in pairwise(widths):
@@ -77,21 +85,32 @@ class Head(nn.Module):
     @property
     def linear(self) -> bool:
         """Whether the outputs are linear in the standardised vectors."""
-        return len(self.blocks) == 1
+        return len(self.blocks) == 1 and self.convolutions is None
 
     @property
     def lowest_frames(self) -> int | None:
         """Lowest layer whose frames are needed; None if pooled statistics do for layers that do not train."""
-        return min(self.layers) if self.attention is not None else None
+        return min(self.layers) if self.attention is not None or self.convolutions is not None else None
 
     def pool(self, hidden: Sequence[LayerStates], start: int, pooled: Tensor | None) -> Tensor:
-        """One vector per chosen layer: (B, layers, statistics).
+        """One vector per chosen layer: (B, layers, statistics); with convolutions one of their mix, (B, 1, statistics).
 
         Args:
             hidden: states from layer ``start`` on, as `Encoder.replay` returns them.
             start: layer of the first of them.
             pooled: (B, depth + 1, 2 D) statistics with pre-trained weights, read for layers up to ``start``.
+
+        Raises:
+            SertuneError: layers of different frame rates are to be mixed frame by frame.
         """
+        if self.convolutions is not None:
+            frames: LayerStates = self.convolutions(
+                self._mixed_frames([hidden[layer - start] for layer in self.layers])
+            )
+            if self.pooling == "mean":
+                return (frames.sums() / frames.lengths[:, None].clamp_min(1))[:, None]
+            vector: Tensor = mean_and_std(frames) if self.attention is None else self.attention(frames)
+            return vector[:, None]
         vectors = []
         for layer in self.layers:
             if self.attention is not None:
@@ -103,21 +122,48 @@ class Head(nn.Module):
         return torch.stack(vectors, dim=1)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Pooled vectors (B, layers, statistics) -> outputs (B, K)."""
-        vectors = (vectors - self.mean) / self.spread
-        if self.weights is None:
+        """Pooled vectors (B, layers, statistics), as `pool` gives them -> outputs (B, K)."""
+        if self.convolutions is None:
+            vectors = (vectors - self.mean) / self.spread
+        if self.weights is None or self.convolutions is not None:
             mixed = vectors.flatten(1)
         else:
             mixed = (vectors * self.weights.softmax(0)[None, :, None]).sum(1)
         outputs: Tensor = self.output(self.blocks(mixed))
         return outputs
 
+    def _mixed_frames(self, layers: list[LayerStates]) -> LayerStates:
+        """Standardised frames of the chosen layers as one: their softmax mix, or side by side; float32."""
+        first = layers[0]
+        if any(layer.states.shape[1] != first.states.shape[1] for layer in layers):
+            raise SertuneError(
+                f"head.convolutions: layers {list(self.layers)} of this encoder have different frame rates and can't "
+                "be mixed frame by frame; read the last one alone (--head.mix last) or leave out the convolutions"
+            )
+        if self.weights is None:
+            parts = zip(layers, self.mean, self.spread, strict=True)
+            mixed = torch.cat([(layer.states - mean) / spread for layer, mean, spread in parts], dim=-1)
+        else:
+            # each layer scaled, the means taken off at once: no standardised copy of every layer is kept
+            scales = self.weights.softmax(0)[:, None] / self.spread
+            mixed = -(scales * self.mean).sum(0)
+            for layer, scale in zip(layers, scales, strict=True):
+                mixed = mixed + layer.states * scale
+        return LayerStates(mixed, first.lengths, first.packed)
+
     @torch.no_grad()
     def standardise(self, pooled: Tensor) -> Tensor:
-        """Sets mean and spread from the training part's (N, depth + 1, 2 D); returns its mixed, standardised (N, F)."""
+        """Sets mean and spread from the training part's (N, depth + 1, 2 D); returns its mixed, standardised (N, F).
+
+        With convolutions these are the mean and the standard deviation of the frames of all clips, every clip
+        counting the same whatever its length: the variance is that within clips plus that of their means.
+        """
         vectors = pooled[:, list(self.layers), : self.statistics]
+        variance = vectors.var(0, correction=0)
+        if self.convolutions is not None:
+            variance = variance + pooled[:, list(self.layers), self.statistics :].square().mean(0)
         self.mean.copy_(vectors.mean(0))
-        self.spread.copy_(vectors.std(0, correction=0).clamp_min(1e-6))
+        self.spread.copy_(variance.sqrt().clamp_min(1e-6))
         return self.standardised(pooled)
 
     @torch.no_grad()
@@ -131,6 +177,26 @@ class Head(nn.Module):
         """Sets a linear head: weight (K, F), bias (K,)."""
         self.output.weight.copy_(weight)
         self.output.bias.copy_(bias)
+
+
+class PointwiseConvolutions(nn.Module):
+    """Convolutions over single frames (kernel 1), each with ReLU and dropout (arXiv 2306.05350).
+
+    Args:
+        width: channels of the frames.
+        config: their widths and the dropout.
+    """
+
+    def __init__(self, width: int, config: HeadConfig) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for before, after in pairwise([width, *config.convolutions]):
+            blocks += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, frames: LayerStates) -> LayerStates:
+        """Frames of ``width`` channels -> frames of the last width, padded or packed as they came."""
+        return LayerStates(self.blocks(frames.states), frames.lengths, frames.packed)
 
 
 class Readout(nn.Module):
@@ -186,8 +252,8 @@ class AttentivePooling(nn.Module):
 
     def forward(self, layer: LayerStates) -> Tensor:
         """(B, T, D) with lengths -> (B, 2 D), float32."""
-        states = layer.states.float()
-        outside = torch.arange(states.shape[1], device=states.device)[None, :] >= layer.lengths[:, None]
+        layer = layer.pad()
+        states, outside = layer.states.float(), ~layer.inside()
         scores = self.score(torch.tanh(self.inner(states)))[:, :, 0].float()
         weights = scores.masked_fill(outside, float("-inf")).softmax(1)[:, :, None]
         mean = (weights * states).sum(1)

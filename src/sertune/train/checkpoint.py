@@ -57,7 +57,7 @@ class Checkpoint:
 
         Args:
             dev_score: NaN counts as worst.
-            spread: standard error of the score.
+            spread: standard error of the score; 0 chooses the best epoch itself, the latest of equals.
         """
         value = dev_score if not math.isnan(dev_score) else -math.inf
         if value > self.top_score:

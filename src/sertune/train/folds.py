@@ -100,7 +100,7 @@ def _fresh_model(
     model = EmotionModel(prepared.encoder, prepared.spec)
     with torch.no_grad():
         for name, tensor in prepared.initial.items():
-            prepared.encoder.model.get_parameter(name.removeprefix("encoder.")).copy_(tensor)
+            prepared.encoder.model.get_parameter(name).copy_(tensor)
     if isinstance(prepared.target, CategoryTarget):
         prepared.target.balance(prepared.clips.targets[fold.train])
     strengths = start_head(model, prepared.clips, fold, config.head, chosen)

@@ -50,15 +50,29 @@ class Clips:
     files: list[str]
     reader: Reader
 
-    def batch(self, rows: Sequence[int], *, audio: bool, pooled_only: bool = False) -> Batch:
-        """The clips of some rows side by side."""
+    def batch(
+        self, rows: Sequence[int], *, audio: bool, pooled_only: bool = False, epoch: tuple[object, ...] | None = None
+    ) -> Batch:
+        """The clips of some rows side by side.
+
+        Args:
+            rows: positions of the clips.
+            audio: their samples instead of their states.
+            pooled_only: no more than their pooled vectors.
+            epoch: what seeds the waveform augmentation of each clip; None leaves the clips as they are.
+        """
         targets = torch.from_numpy(self.targets[list(rows)])
         files = [self.files[row] for row in rows]
+        draws = [derive_seed(*epoch, "view", row) if epoch is not None else None for row in rows]
+        states = self.states
         if audio and not pooled_only:
-            return collate([], targets, files, [self.reader(row) for row in rows])
+            rate = self.reader.rate
+            samples = [states.audio(self.reader(row), rate, draw) for row, draw in zip(rows, draws, strict=True)]
+            return collate([], targets, files, samples)
         if pooled_only:
-            return Batch(None, self.states.pooled[list(rows)], None, targets, files)
-        return collate([self.states.clip(row) for row in rows], targets, files)
+            pooled = [states.pooled_of(row, draw) for row, draw in zip(rows, draws, strict=True)]
+            return Batch(None, torch.stack(pooled), None, targets, files)
+        return collate([states.clip(row, draw) for row, draw in zip(rows, draws, strict=True)], targets, files)
 
 
 @dataclass
@@ -209,7 +223,9 @@ class Fit:
         dev_score = score(self.model.target, outputs, targets)
         dev_loss = float(self.model.target.loss(outputs, torch.from_numpy(targets)))
         self.model.train()
-        if state.choose(dev_score, score_spread(self.model.target, outputs, targets)):
+        within = self.options.choose == "within-error"
+        spread = score_spread(self.model.target, outputs, targets) if within else 0.0
+        if state.choose(dev_score, spread):
             state.best = {name: tensor.clone() for name, tensor in self.model.trained_state().items()}
         self.model.load_trained(current)
         row = {
@@ -278,7 +294,9 @@ class Fit:
     def _forward(self, rows: np.ndarray, step: int, part: int, pooled_only: bool) -> tuple[Tensor, Tensor]:
         """Outputs and targets (mixed, if mixup is on) of one part of a batch."""
         audio = self.model.encoder.front_trains
-        batch = self.clips.batch(rows.tolist(), audio=audio, pooled_only=pooled_only).to(self.device.torch)
+        epoch = (self.config.seed, self.fold.name, self.state.epoch)
+        batch = self.clips.batch(rows.tolist(), audio=audio, pooled_only=pooled_only, epoch=epoch)
+        batch = batch.to(self.device.torch)
         torch.manual_seed(derive_seed(self.config.seed, self.fold.name, step, part))
         augment, targets, mixup = self.config.augment, batch.targets, None
         if augment.mixup and len(rows) > 1:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -15,11 +15,13 @@ from sertune.data.splits import Protocol, make_protocol
 from sertune.errors import SertuneError, unknown
 from sertune.model.emotion_model import EmotionModel, ModelSpec
 from sertune.model.encoder import Encoder, load_encoder
+from sertune.model.methods import apply_methods
 from sertune.model.targets import CategoryTarget, DimensionTarget, Target
 from sertune.progress import say
+from sertune.train.cache import DiskCache, open_cache
 from sertune.train.device import Device
 from sertune.train.loop import Clips
-from sertune.train.states import GIB, Reader, compute_states, frames_nbytes
+from sertune.train.states import GIB, Reader, choose_views, compute_states, frames_nbytes
 
 DIMENSIONS = ("arousal", "valence", "dominance")
 
@@ -32,7 +34,8 @@ class Prepared:
         manifest: the usable clips that have the target.
         target: without class weights, which each fold sets.
         encoder: with the weights as pre-trained.
-        initial: these weights, where the method will change them.
+        initial: these weights, by their name in the encoder's model, where the method will change them. What it adds
+            is drawn anew for every fold.
         clips: states and targets, in the order of the manifest.
         protocol: the folds.
         skipped: files left out.
@@ -62,22 +65,33 @@ def prepare(config: RunConfig) -> Prepared:
     _ = encoder.digest  # before anything trains
     device = Device(config.precision, encoder.width)
     device.prepare(encoder)
-    if device.prefers_eager:
-        encoder.use_eager_attention()
     spec = ModelSpec(config.encoder, config.method, config.head, target, config.audio)
+    pretrained = {id(parameter) for parameter in encoder.model.parameters()}
     model = EmotionModel(encoder, spec)
-    initial = {name: tensor.clone() for name, tensor in model.trained_state().items() if name.startswith("encoder.")}
+    trained = zip(model.trained_names, model.trained_parameters(), strict=True)
+    initial = {name: parameter.detach().clone() for name, parameter in trained if id(parameter) in pretrained}
+    device.set_up(encoder, config)
     split(manifest, target, config)  # mistakes in the split show before the long part
     reader = Reader(manifest.utterances, encoder.rate, config.audio)
+    views = choose_views(config, kept=config.cache.states and not encoder.front_trains)
+    cache = open_cache(config.cache)
+    start = None if encoder.front_trains else model.start
+    keep = _keeps(config, encoder, manifest, start, cache)
+    encoder.clear()  # pooled states above the cut, too, are those of the pre-trained encoder, whatever the method
     began = time.perf_counter()
     states, rows, skipped = compute_states(
         encoder,
         reader,
-        None if encoder.front_trains else model.start,
-        keep=_fits(config, encoder, manifest, model.start),
+        start,
+        keep=keep,
         skip_bad=config.skip_bad,
         autocast=device.autocast,
+        views=views if keep or views is None else replace(views, count=1),
+        cache=cache,
+        dtype=config.cache.dtype,
+        precision=device.precision,
     )
+    apply_methods(encoder, config.method)
     seconds = time.perf_counter() - began
     manifest = manifest.select(rows)
     frame = manifest.utterances
@@ -178,17 +192,19 @@ def split(manifest: Manifest, target: Target, config: RunConfig) -> Protocol:
     )
 
 
-def _fits(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int | None) -> bool:
-    """Whether frames are kept; says how large they are."""
-    if start is None or encoder.front_trains or not config.cache.states:
+def _keeps(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int | None, cache: DiskCache | None) -> bool:
+    """Whether states are kept; says how large their frames are in memory."""
+    if encoder.front_trains or not config.cache.states:
         return False
-    size = frames_nbytes(encoder, manifest.utterances, config.audio) / GIB
+    if start is None or cache is not None:
+        return True
+    size = config.cache.views * frames_nbytes(encoder, manifest.utterances, config.audio) / GIB
     if size <= config.cache.limit_gib:
         say(f"States of layer {start}: {size * 1024:.0f} MiB in memory (limit {config.cache.limit_gib:g} GiB)")
         return True
     say(
         f"States of layer {start} would take {size:.1f} GiB, above cache.limit_gib = {config.cache.limit_gib:g}: "
-        "they are computed again for every batch"
+        "they are computed again for every batch; --cache.folder keeps them on disk"
     )
     return False
 

@@ -111,7 +111,8 @@ def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[
     frozen = config.method.name == "frozen" and config.head.start == "probe"
     what = f"strength of the regularisation by dev {judge}"
     if not frozen:
-        what += ", and the latest epoch within one standard error of the best one"
+        within = config.train.choose == "within-error"
+        what += ", and the latest epoch within one standard error of the best one" if within else ", and the best epoch"
     again = ""
     if refits(config):
         again = f"; then {'the model' if frozen else 'what is solved in it'} is fitted on train and dev together"

@@ -1,36 +1,118 @@
-"""States of the frozen part, computed once per run and kept in memory.
+"""States of the frozen part, computed once: kept on disk for all runs (`cache`), or in memory for this one.
 
-`States` is what the loop sees. Frames that do not fit the limit are computed again for every batch: the same
-numbers, only slower.
+`States` is what the loop sees. Frames that are not kept are computed again for every batch: the same numbers, only
+slower.
 """
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from sertune.config import AudioConfig
+from sertune.config import AudioConfig, AugmentConfig, RunConfig, to_dict
 from sertune.data.audio import read_audio, samples_digest
 from sertune.data.batch import ClipStates
+from sertune.data.waveform import augment_waveform, waveform_active
 from sertune.errors import AudioError, SertuneError
 from sertune.model.encoder import Encoder
-from sertune.progress import progress
+from sertune.progress import progress, say
+from sertune.train.cache import DiskCache, FileDigests, StateSet, Stored, row_bytes, show_bytes
 
 READERS = 2
 AHEAD = 16
 """Clips read ahead of the encoder."""
 GIB = 2**30
+PASSES = 3
+"""Over the clips whose states are missing, before a disk that damages what it is given is given up on."""
 
 NOT_FINITE = "its states are not finite, with a peak of {:g} times full scale; 1 is usual, or try --precision fp32"
 
 Autocast = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Versions of a clip by waveform augmentation.
+
+    Attributes:
+        options: what is applied.
+        seed: of the run.
+        count: versions that are kept; view 0 is the clip as it is, each of the others is drawn once. 1: none is kept,
+            training draws afresh in every epoch.
+        crop: the longest part kept of a slowed-down clip, in seconds.
+    """
+
+    options: AugmentConfig
+    seed: int
+    count: int
+    crop: float
+
+    def name(self, digest: str, view: int) -> str:
+        """What a view's states are kept under: the clip's digest, and for views above 0 all that made it."""
+        if not view:
+            return digest
+        waves = {key: value for key, value in to_dict(self.options).items() if key.startswith("wave_")}
+        made = repr((sorted(waves.items()), self.seed, view))
+        return f"{digest}-{hashlib.blake2b(made.encode(), digest_size=6).hexdigest()}"
+
+    def kept(self, audio: np.ndarray, rate: int, digest: str, view: int) -> np.ndarray:
+        """Samples of a kept view, seeded by run, clip and view."""
+        return (
+            self._augmented(audio, rate, np.random.default_rng((self.seed, int(digest, 16), view))) if view else audio
+        )
+
+    def fresh(self, audio: np.ndarray, rate: int, draw: int | None) -> np.ndarray:
+        """Samples drawn afresh with a seed; None leaves them as they are."""
+        return audio if draw is None else self._augmented(audio, rate, np.random.default_rng(draw))
+
+    def _augmented(self, audio: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
+        return augment_waveform(audio, rate, self.options, rng)[: int(self.crop * rate)]
+
+
+def choose_views(config: RunConfig, *, kept: bool) -> Views | None:
+    """The views that a configuration asks for; None without waveform augmentation.
+
+    Args:
+        config: of the run.
+        kept: whether states are kept.
+
+    Raises:
+        SertuneError: kept states would never see the augmentation, or several views would all be the same.
+    """
+    count, active = config.cache.views, waveform_active(config.augment)
+    if active and kept and count == 1:
+        raise SertuneError(
+            "waveform augmentation (augment.wave_...) changes what the encoder hears, and kept states would never see "
+            "it: keep augmented views with --cache.views N (e.g. 4), or compute states anew with --cache.states false"
+        )
+    if count > 1 and not active:
+        raise SertuneError(
+            f"cache.views = {count}: all views would be the same; say how they differ, e.g. "
+            "--augment.wave_noise 10 20, or leave it at 1"
+        )
+    if count > 1 and not kept:
+        why = "the front trains" if config.cache.states else "cache.states is false"
+        raise SertuneError(
+            f"cache.views = {count}: no states are kept, as {why}; leave it at 1, and every epoch draws its own"
+        )
+    return Views(config.augment, config.seed, count, config.audio.crop) if active else None
+
+
+@dataclass
+class View:
+    """Kept states of one view of every clip: pooled vectors, and frames where replay starts."""
+
+    pooled: Tensor | Stored
+    frames: Sequence[Tensor] | None
 
 
 @dataclass
@@ -39,30 +121,64 @@ class States:
 
     Attributes:
         pooled: (N, layers + 1, 2 * width) pooled states with pre-trained weights; see `ClipStates`.
-        frames: states where replay starts, per clip; None where they are computed for every batch.
+        frames: states where replay starts, per clip, as they are kept; None where they are computed for every batch.
         seconds: (N,) length of each clip as used.
         digests: of each clip's samples.
-        live: computes the states of a row, where `frames` is None.
+        live: computes the states of a row, where they are not kept, with the seed of its waveform augmentation.
+        views: how the waveforms are augmented, if they are.
+        augmented: kept states of views 1, 2, ...
+        disk_bytes: size of these states on disk; 0 in memory.
+        passes: clips and views that were run through the encoder for them.
     """
 
     pooled: Tensor
-    frames: list[Tensor] | None
+    frames: Sequence[Tensor] | None
     seconds: np.ndarray
     digests: list[str]
-    live: Callable[[int], ClipStates] | None = None
+    live: Callable[[int, int | None], ClipStates] | None = None
+    views: Views | None = None
+    augmented: list[View] = field(default_factory=list)
+    disk_bytes: int = 0
+    passes: int = 0
 
-    def clip(self, row: int) -> ClipStates:
-        """The states of one clip."""
-        if self.frames is not None:
-            return ClipStates(self.frames[row], self.pooled[row])
-        if self.live is not None:
-            return ClipStates(self.live(row).states, self.pooled[row])
-        return ClipStates(None, self.pooled[row])
+    def clip(self, row: int, draw: int | None = None) -> ClipStates:
+        """The states of one clip.
+
+        Args:
+            row: its position.
+            draw: a random number that chooses the view, or seeds the augmentation where states are not kept; None is
+                the clip as it is.
+        """
+        if self.live is None:
+            view = draw % (len(self.augmented) + 1) if draw is not None else 0
+            frames = self.augmented[view - 1].frames if view else self.frames
+            return ClipStates(frames[row] if frames is not None else None, self.pooled_of(row, draw))
+        draw = draw if self.views is not None else None
+        clip = self.live(row, draw)
+        if draw is None:
+            return ClipStates(clip.states, self.pooled[row])
+        # above the layer where replay starts no pooled vector is read while training
+        return ClipStates(clip.states, torch.cat([clip.pooled, self.pooled[row, len(clip.pooled) :]]))
+
+    def pooled_of(self, row: int, draw: int | None = None) -> Tensor:
+        """The pooled vectors of one clip, of the view that `clip` takes; of those that are kept, never computed."""
+        view = draw % (len(self.augmented) + 1) if draw is not None else 0
+        return self.augmented[view - 1].pooled[row] if view else self.pooled[row]
+
+    def audio(self, samples: np.ndarray, rate: int, draw: int | None) -> np.ndarray:
+        """Samples as a front that trains hears them; see `clip`."""
+        return samples if self.views is None else self.views.fresh(samples, rate, draw)
 
     @property
     def nbytes(self) -> int:
         """Memory taken, in bytes."""
-        return self.pooled.nbytes + sum(frames.nbytes for frames in self.frames or [])
+        views = [View(self.pooled, self.frames), *self.augmented]
+        pooled = sum(view.pooled.nbytes for view in views if isinstance(view.pooled, Tensor))
+        return pooled + sum(frames.nbytes for view in views for frames in _in_memory(view.frames))
+
+
+def _in_memory(frames: Sequence[Tensor] | None) -> Sequence[Tensor]:
+    return frames if isinstance(frames, list) else []
 
 
 @dataclass
@@ -92,10 +208,20 @@ class Reader:
         """
         file, start, end = self._rows[row]
         samples = read_audio(file, self.rate, start, end, self.audio.crop)
-        if len(samples) < self.audio.min_seconds * self.rate:
+        if len(samples) < self.shortest:
             least = f"{self.audio.min_seconds:g} s (audio.min_seconds)"
             raise AudioError(file, f"too short: {len(samples)} samples at {self.rate} Hz, expected at least {least}")
         return samples
+
+    @property
+    def shortest(self) -> float:
+        """Fewest samples of a clip that can be used."""
+        return self.audio.min_seconds * self.rate
+
+    def key(self, row: int) -> str:
+        """The name of what would be read, in the table of digests."""
+        file, start, end = self._rows[row]
+        return FileDigests.key(file, start, end, self.audio.crop, self.rate)
 
     def ahead(self, rows: Sequence[int]) -> Iterator[tuple[int, "Future[np.ndarray]"]]:
         """The rows in order, read by threads while the caller works on earlier ones."""
@@ -114,6 +240,142 @@ def frames_nbytes(encoder: Encoder, frame: pd.DataFrame, audio: AudioConfig) -> 
     return math.ceil(float(seconds) * encoder.frames_per_second * encoder.width * 4)
 
 
+class Kept(Protocol):
+    """Where states are kept: in memory (`MemorySet`) or on disk (`StateSet`)."""
+
+    def __contains__(self, clip: str) -> bool:
+        """Whether a clip is there."""
+
+    def add(self, clip: str, rows: Tensor) -> None:
+        """Takes the rows (T, D) of a clip."""
+
+    def read(self, clip: str) -> Tensor:
+        """The rows of a clip."""
+
+
+class MemorySet(dict[str, Tensor]):
+    """States kept for one run."""
+
+    def add(self, clip: str, rows: Tensor) -> None:
+        """Takes the rows (T, D) of a clip."""
+        self[clip] = rows
+
+    def read(self, clip: str) -> Tensor:
+        """The rows of a clip."""
+        return self[clip]
+
+
+@dataclass
+class Builder:
+    """Runs the clips whose states are missing through the encoder.
+
+    Attributes:
+        encoder: with the weights as pre-trained.
+        reader: of the clips.
+        start: layer whose input is kept frame by frame, with `frames`.
+        pooled: where pooled vectors are kept.
+        frames: where frames are kept; None: nowhere.
+        views: of each clip, if they are kept.
+        autocast: context in which the encoder computes.
+        skip_bad: leave out files that can't be used, instead of stopping at the first.
+        known: digest and number of the samples of each row that was read.
+        skipped: why a row can't be used.
+        passes: clips and views run through the encoder.
+    """
+
+    encoder: Encoder
+    reader: Reader
+    start: int | None
+    pooled: Kept
+    frames: Kept | None
+    views: Views | None
+    autocast: Autocast
+    skip_bad: bool
+    known: dict[int, tuple[str, int]] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+    passes: int = 0
+
+    @property
+    def count(self) -> int:
+        """Views of each clip."""
+        return self.views.count if self.views is not None else 1
+
+    def names(self, digest: str) -> list[str]:
+        """What each view of a clip is kept under."""
+        return [self.views.name(digest, view) for view in range(self.count)] if self.views is not None else [digest]
+
+    def missing(self, rows: Sequence[int]) -> list[int]:
+        """The rows, among those that can be used, that were not read, or some of whose states are not there."""
+        return [row for row in rows if row not in self.skipped and not self._complete(row)]
+
+    def _complete(self, row: int) -> bool:
+        if row not in self.known:
+            return False
+        kept = [self.pooled] if self.frames is None else [self.pooled, self.frames]
+        return all(name in states for name in self.names(self.known[row][0]) for states in kept)
+
+    def run(self, rows: Sequence[int], title: str = "Encoding", *, encode: bool = True) -> None:
+        """Reads rows, and computes what is missing of their states.
+
+        Args:
+            rows: to read.
+            title: for the progress bar.
+            encode: else they are only read, to know their digests, and bad files are passed over.
+
+        Raises:
+            SertuneError: a bad file without ``skip_bad``, or states that the cache can't hold.
+        """
+        with progress(title, len(rows)) as advance:
+            for row, future in self.reader.ahead(rows):
+                advance(1)
+                try:
+                    audio = future.result()
+                    digest = samples_digest(audio)
+                    if encode:
+                        self._encode(row, audio, digest)
+                except AudioError as error:
+                    if encode:
+                        self._skip(row, error.reason)
+                    continue
+                self.known[row] = digest, len(audio)
+
+    def _encode(self, row: int, audio: np.ndarray, digest: str) -> None:
+        for view, name in enumerate(self.names(digest)):
+            pooled = name not in self.pooled
+            frames = self.frames is not None and name not in self.frames
+            if not pooled and not frames:
+                continue
+            heard = self.views.kept(audio, self.reader.rate, digest, view) if self.views is not None else audio
+            top = self.start if not pooled and self.start != self.encoder.depth else None
+            with self.autocast():
+                clip = self.encoder.clip_states(heard, self.start if frames else None, top=top)
+            self.passes += 1
+            if not bool(clip.pooled.isfinite().all()):
+                raise AudioError(self._file(row), NOT_FINITE.format(float(np.abs(heard).max())))
+            if pooled:
+                self.pooled.add(name, clip.pooled.float())
+            if frames and self.frames is not None and clip.states is not None:
+                self._add_frames(row, name, clip.states)
+
+    def _add_frames(self, row: int, name: str, states: Tensor) -> None:
+        assert self.frames is not None
+        try:
+            self.frames.add(name, states)
+        except OverflowError as error:
+            raise SertuneError(
+                f"{self._file(row)}: its states reach {error}, and float16 ends at 65504; choose --cache.dtype bfloat16"
+            ) from None
+
+    def _skip(self, row: int, reason: str) -> None:
+        self.skipped[row] = reason
+        if not self.skip_bad:
+            hint = "sertune check lists all bad files, --skip-bad goes on without them"
+            raise SertuneError(f"{self._file(row)}: {reason} ({hint})") from None
+
+    def _file(self, row: int) -> str:
+        return str(self.reader.frame["file"].iat[row])
+
+
 def compute_states(
     encoder: Encoder,
     reader: Reader,
@@ -122,60 +384,144 @@ def compute_states(
     keep: bool,
     skip_bad: bool,
     autocast: Autocast,
+    views: Views | None = None,
+    cache: DiskCache | None = None,
+    dtype: str = "float16",
+    precision: str = "fp32",
 ) -> tuple[States, np.ndarray, list[dict[str, str]]]:
-    """Runs every clip through the encoder, alone and unpadded.
+    """Runs every clip through the encoder, alone and unpadded, unless its states are on disk.
 
     Args:
         encoder: with the weights as pre-trained.
         reader: of the clips.
         start: layer whose input is kept frame by frame; None where pooled vectors are enough.
-        keep: whether to keep the frames in memory.
+        keep: whether to keep the frames.
         skip_bad: leave out files that can't be used, instead of stopping at the first.
         autocast: context in which the encoder computes.
+        views: waveform augmentation, if there is any.
+        cache: where to keep states on disk; None: in memory.
+        dtype: of frames on disk.
+        precision: in which the encoder computes, which the disk has to know.
 
     Returns:
         The states of the usable rows, the positions of these, and the files left out with the reason.
 
     Raises:
-        SertuneError: a bad file without ``skip_bad``, or no usable file.
+        SertuneError: a bad file without ``skip_bad``, no usable file, or no place for the states.
     """
+    layer = start if keep else None
+    pooled: StateSet | MemorySet = MemorySet()
+    frames: StateSet | MemorySet | None = MemorySet() if layer is not None else None
+    if cache is not None:
+        pooled = cache.open(encoder, precision, None, dtype)
+        frames = cache.open(encoder, precision, layer, dtype) if layer is not None else None
+    builder = Builder(encoder, reader, layer, pooled, frames, views, autocast, skip_bad)
     rows = range(len(reader.frame))
-    pooled: list[Tensor] = []
-    frames: list[Tensor] = []
-    seconds: list[float] = []
-    digests: list[str] = []
-    usable: list[int] = []
-    skipped: list[dict[str, str]] = []
-    with progress("Encoding", len(rows)) as advance:
-        for row, future in reader.ahead(rows):
-            file = str(reader.frame["file"].iat[row])
-            advance(1)
-            try:
-                audio = future.result()
-                with autocast():
-                    clip = encoder.clip_states(audio, start if keep else None)
-                if not bool(clip.pooled.isfinite().all()):
-                    peak = float(np.abs(audio).max())
-                    raise AudioError(file, NOT_FINITE.format(peak))
-            except AudioError as error:
-                skipped.append({"file": file, "reason": error.reason})
-                if not skip_bad:
-                    hint = "sertune check lists all bad files, --skip-bad goes on without them"
-                    raise SertuneError(f"{file}: {error.reason} ({hint})") from None
-                continue
-            usable.append(row)
-            pooled.append(clip.pooled.float())
-            seconds.append(len(audio) / reader.rate)
-            digests.append(samples_digest(audio))
-            if clip.states is not None:
-                frames.append(clip.states)
+    if cache is None:
+        builder.run(rows)
+    else:
+        _build_on_disk(builder, cache, dtype)
+    usable = [row for row in rows if row not in builder.skipped]
+    skipped = [{"file": builder._file(row), "reason": reason} for row, reason in sorted(builder.skipped.items())]
     if not usable:
         raise SertuneError(f"none of the {len(rows)} files can be used; the first: {_first(skipped)}")
-    kept = np.array(usable, dtype=np.int64)
-    states = States(torch.stack(pooled), frames if keep and start is not None else None, np.array(seconds), digests)
-    if start is not None and not keep:
-        states.live = _live(encoder, reader, kept, start, autocast)
-    return states, kept, skipped
+    digests = [builder.known[row][0] for row in usable]
+    seconds = np.array([builder.known[row][1] for row in usable]) / reader.rate
+    names = [builder.names(digest) for digest in digests]
+    plain, *augmented = [_view([own[view] for own in names], pooled, frames, view) for view in range(builder.count)]
+    assert isinstance(plain.pooled, Tensor)
+    states = States(plain.pooled, plain.frames, seconds, digests, views=views, augmented=augmented)
+    states.passes = builder.passes
+    if cache is not None:
+        every = {name for own in names for name in own}
+        sets = [kept for kept in (pooled, frames) if isinstance(kept, StateSet)]
+        states.disk_bytes = sum(kept.nbytes(name) for kept in sets for name in every)
+    if not keep and (start is not None or views is not None):
+        states.live = _live(encoder, reader, np.array(usable), start, autocast, views)
+    return states, np.array(usable, dtype=np.int64), skipped
+
+
+def _view(names: list[str], pooled: StateSet | MemorySet, frames: StateSet | MemorySet | None, view: int) -> View:
+    """The states of one view of the clips. In memory are always the pooled vectors of view 0, which heads start from."""
+    if isinstance(pooled, StateSet) and view:
+        vectors: Tensor | Stored = Stored(pooled, names)
+    else:
+        vectors = torch.stack([pooled.read(name) for name in names])
+    if isinstance(frames, StateSet):
+        return View(vectors, Stored(frames, names))
+    return View(vectors, [frames[name] for name in names] if frames is not None else None)
+
+
+def _build_on_disk(builder: Builder, cache: DiskCache, dtype: str) -> None:
+    """Computes what is not on disk yet, after its size was said and the folder was found to hold it."""
+    rows, reader = range(len(builder.reader.frame)), builder.reader
+    keys = [reader.key(row) for row in rows]
+    for row, key in enumerate(keys):
+        found = cache.files.find(key)
+        if found is not None and found[1] >= reader.shortest:
+            builder.known[row] = found
+    todo = _reserve(builder, cache, dtype)
+    try:
+        for _ in range(PASSES):
+            builder.run(todo)
+            _close(builder)
+            todo = builder.missing(rows)  # not empty where a shard was found damaged meanwhile
+            if not todo:
+                break
+        else:
+            raise SertuneError(f"cache {cache.folder}: what was written can't be read again; choose another folder")
+    except BaseException:
+        _close(builder)
+        raise
+    finally:
+        for row, (digest, samples) in builder.known.items():
+            cache.files.note(keys[row], digest, samples)
+        cache.files.save()
+
+
+def _close(builder: Builder) -> None:
+    for states in (builder.frames, builder.pooled):
+        if isinstance(states, StateSet):
+            states.close()
+
+
+def _reserve(builder: Builder, cache: DiskCache, dtype: str) -> list[int]:
+    """The rows to compute, once there is room for them."""
+    rows = range(len(builder.reader.frame))
+    _ = builder.missing(rows)  # a shard that is found damaged takes clips with it that were looked at before
+    todo = builder.missing(rows)
+    size = _disk_size(builder, todo, dtype)
+    if todo:
+        try:
+            cache.reserve(size)
+        except SertuneError:
+            unknown = [row for row in todo if row not in builder.known]
+            held = isinstance(builder.pooled, StateSet) and len(builder.pooled)
+            if not unknown or not held:
+                raise
+            builder.run(unknown, "Reading", encode=False)  # their states may be there, under other files' names
+            todo = builder.missing(rows)
+            size = _disk_size(builder, todo, dtype)
+            if todo:
+                cache.reserve(size)
+    there = f"{len(rows) - len(todo)} of {len(rows)} clips are there"
+    frames = f"states of layer {builder.start} in {dtype} and " if builder.frames is not None else ""
+    views = f", {builder.count} views" if builder.count > 1 else ""
+    room = f", up to {show_bytes(size)} to write" if todo else ""
+    say(f"Cache {cache.folder}: {frames}pooled vectors{views}; {there}{room} (cache.disk_gib = {cache.disk_gib:g})")
+    return todo
+
+
+def _disk_size(builder: Builder, rows: Sequence[int], dtype: str) -> int:
+    """Bytes that the states of rows would take at most on disk; unknown durations count as the crop."""
+    encoder, reader = builder.encoder, builder.reader
+    durations = reader.frame["duration"].fillna(reader.audio.crop).clip(upper=reader.audio.crop).to_numpy()
+    seconds = [builder.known[row][1] / reader.rate if row in builder.known else durations[row] for row in rows]
+    pooled = len(rows) * (encoder.depth + 1) * row_bytes("float32", 2 * encoder.width)
+    if builder.frames is None:
+        return builder.count * pooled
+    frames = math.ceil(sum(seconds) * encoder.frames_per_second) * row_bytes(dtype, encoder.width)
+    return builder.count * (pooled + frames)
 
 
 def _first(skipped: list[dict[str, str]]) -> str:
@@ -183,10 +529,15 @@ def _first(skipped: list[dict[str, str]]) -> str:
 
 
 def _live(
-    encoder: Encoder, reader: Reader, rows: np.ndarray, start: int, autocast: Autocast
-) -> Callable[[int], ClipStates]:
-    def compute(position: int) -> ClipStates:
+    encoder: Encoder, reader: Reader, rows: np.ndarray, start: int | None, autocast: Autocast, views: Views | None
+) -> Callable[[int, int | None], ClipStates]:
+    def compute(position: int, draw: int | None) -> ClipStates:
+        if draw is None and start is None:
+            return ClipStates(None, torch.empty(0))
+        audio = reader(int(rows[position]))
+        if views is not None:
+            audio = views.fresh(audio, reader.rate, draw)
         with autocast():
-            return encoder.clip_states(reader(int(rows[position])), start, top=start)
+            return encoder.clip_states(audio, start, top=start)
 
     return compute
