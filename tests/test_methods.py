@@ -11,7 +11,6 @@ import pytest
 import torch
 from families import FAMILIES, save_family
 from safetensors.torch import load_file
-from test_training import assert_same_result, settings
 
 import sertune
 from sertune.config import AdapterConfig, HeadConfig, LoraConfig, MethodConfig, PromptConfig
@@ -23,10 +22,11 @@ from sertune.model.merge import merge
 from sertune.model.methods import apply_methods
 from sertune.model.methods.adapter import Adapter
 from sertune.model.methods.lora import LoraLinear, lora_modules, scale_of
-from sertune.model.structure import attention_linears, feed_forwards
+from sertune.model.structure import FeedForward, attention_linears, feed_forwards
 from sertune.model.targets import CategoryTarget
 from sertune.train.loop import Fit
 from sertune.train.run import train
+from test_training import assert_same_result, settings
 
 ALL = [*FAMILIES, "builtin"]
 BOTH = LoraConfig(rank=4, targets=["attention", "feed-forward"], rslora=True)
@@ -45,8 +45,11 @@ METHODS = {
     "adapter+lora": MethodConfig("adapter+lora", lora=BOTH, adapter=SMALL),
     "partial+prompt": MethodConfig("partial+prompt"),
 }
+UNLIKE = ("hubert", "wavlm", "sew", "w2v-bert", "whisper", "builtin")
+"""Families whose modules have unlike names or places; what only depends on these is tested on them."""
 CONVOLUTIONAL = ("w2v-bert", "w2v-bert-relative")
 CASES = [(f, m) for f in ALL for m in METHODS if not (f in CONVOLUTIONAL and "prompt" in m)]
+SAVED = [(f, m) for f, m in CASES if f in UNLIKE or m in ("lora+bias", "adapter+lora")]
 MERGED = [(f, m) for f in ALL for m in ("lora", "lora-both", "lora+bias")]
 UNCHANGED_BIAS = ("k_proj.bias", "k_proj.base.bias", "linear_k.bias", "linear_k.base.bias")
 """A key's bias shifts all scores of a query alike, which the softmax takes out again."""
@@ -108,6 +111,11 @@ def randomise(model: EmotionModel) -> None:
         size = 0.3 if name.endswith(("lora_B", "up.weight", "vectors", "gate")) else 0.05
         parameter.add_(size * torch.randn_like(parameter))
     torch.nn.init.normal_(model.head.output.weight)
+
+
+def linears(layer: torch.nn.Module, part: FeedForward) -> tuple[Any, Any]:
+    first, last = (layer.get_submodule(path) for path in part.linears)
+    return first, last
 
 
 def tree(encoder: Encoder) -> list[tuple[str, str, int, int]]:
@@ -189,7 +197,7 @@ def test_a_clip_does_not_depend_on_its_batch_mates(family: str, method: str, sha
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "method"), CASES)
+@pytest.mark.parametrize(("family", "method"), SAVED)
 def test_a_saved_model_gives_the_same_output(
     family: str, method: str, shared: Bases, load: Callable[[str, Path], EmotionModel], tmp_path: Path
 ) -> None:
@@ -205,9 +213,7 @@ def test_a_saved_model_gives_the_same_output(
 
 
 @pytest.mark.parametrize(("family", "method"), MERGED)
-def test_merged_equals_unmerged(
-    family: str, method: str, shared: Bases, load: Callable[[str, Path], EmotionModel], tmp_path: Path
-) -> None:
+def test_merged_equals_unmerged(family: str, method: str, shared: Bases) -> None:
     encoder = shared(family)
     before = tree(encoder)
     model = build(encoder, METHODS[method], mix="concat")
@@ -220,8 +226,6 @@ def test_merged_equals_unmerged(
     torch.testing.assert_close(merged.predict_audio(clips), expected, atol=1e-4, rtol=1e-4)
     once = merged.predict_audio(clips)
     torch.testing.assert_close(merge(merged).predict_audio(clips), once, atol=0, rtol=0)
-    merged.save(tmp_path)
-    torch.testing.assert_close(load(family, tmp_path).predict_audio(clips), once, atol=0, rtol=0)
 
 
 def test_what_is_nonlinear_is_not_merged(shared: Bases) -> None:
@@ -244,7 +248,7 @@ def test_projections_and_feed_forward_parts_are_found(family: str, shared: Bases
     parts = feed_forwards(layer, encoder.width)
     assert len(parts) == (2 if family in CONVOLUTIONAL else 1)
     for part in parts:
-        wide, narrow = (layer.get_submodule(path) for path in part.linears)
+        wide, narrow = linears(layer, part)
         assert wide.in_features == narrow.out_features == encoder.width < wide.out_features == narrow.in_features
 
 
@@ -279,7 +283,7 @@ def test_mistakes_are_named(shared: Bases) -> None:
     encoder.clear()
     assert tree(encoder) == before
     for family in CONVOLUTIONAL:
-        with pytest.raises(SertuneError, match="prompt.*convolutions"):
+        with pytest.raises(SertuneError, match=r"prompt.*convolutions"):
             build(shared(family), METHODS["prompt"])
 
 
@@ -289,7 +293,7 @@ def test_added_parameters_are_those_of_the_paper() -> None:
 
     with torch.device("meta"):
         model = Wav2Vec2Model(Wav2Vec2Config())
-        added = {rank: 0 for rank in (8, 16, 32)}
+        added = dict.fromkeys((8, 16, 32), 0)
         adapters = 0
         for layer in model.encoder.layers:
             for part in feed_forwards(layer, 768):
@@ -362,11 +366,11 @@ def test_adapters_add_to_the_output_of_the_feed_forward_part(family: str, place:
     model.eval()
     layer = encoder.layers[-1]
     part = feed_forwards(layer, encoder.width)[-1]
-    adapter = part.owner.get_submodule("adapter")
+    adapter: Any = part.owner.get_submodule("adapter")
     x = torch.randn(1, 7, encoder.width)
-    first, last = (layer.get_submodule(path) for path in part.linears)
+    first, last = linears(layer, part)
 
-    def feed_forward() -> torch.Tensor:
+    def feed_forward() -> Any:
         if part.path:
             return part.owner(x)
         return last(torch.nn.functional.gelu(first(x)))
@@ -405,7 +409,7 @@ def as_settings(method: MethodConfig) -> dict[str, Any]:
     return {**asdict(method), "layers": 1}
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("partial", "full", "partial+prompt")])
+@pytest.mark.parametrize("method", ["lora-both", "adapter-parallel", "prompt", "bias", "lora+bias", "lora+prompt"])
 def test_a_run_saves_what_it_tested(method: str, tiny_corpus: Path, tmp_path: Path) -> None:
     options = {"epochs": 2, "batch_clips": 8, "lr": 1e-2}
     run = train(
@@ -461,7 +465,12 @@ def test_lora_needs_no_gradient_of_the_full_weight(shared: Bases) -> None:
     build(encoder, MethodConfig("lora", 1, lora=LoraConfig(rank=2)))
     linear = next(iter(lora_modules(encoder).values()))
     shapes: list[torch.Size] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (shapes.append(t.shape), t)[1], lambda t: t):
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        shapes.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         linear(torch.randn(1, 50, linear.in_features)).sum().backward()
     full = torch.Size([linear.out_features, linear.in_features])
     assert linear.base.weight.grad is None

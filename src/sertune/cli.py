@@ -25,6 +25,7 @@ commands:
   predict    predict files:           sertune predict RUN FILE|FOLDER ... [--json | --csv]
   merge      fold LoRA into weights:  sertune merge RUN --out FOLDER [--as-encoder]
   check      look for what is wrong with data, file by file
+  cache      states on disk:          sertune cache ls | verify | prune | build
   corpora    list the corpora that have a reader
   demo       all of it in a minute, on a synthetic corpus, without a download
 
@@ -36,6 +37,7 @@ TRAIN_SWITCHES = """
 Not settings:
   --print-config        Print all settings as YAML, which --config reads, and stop.
   --overwrite           Replace the run that is in --out.
+  --dry-run             Try what it would cost (time, memory, size of the states, trainable parameters), and stop.
 """
 
 
@@ -49,12 +51,18 @@ def train(arguments: Sequence[str]) -> int:
         return 0
     print_config = _take(flags, "--print-config")
     overwrite = _take(flags, "--overwrite")
+    dry_run = _take(flags, "--dry-run")
     config = settings.from_flags(flags)
     if print_config:
         print(settings.dump_yaml(config), end="")
         return 0
     if not config.data:
         raise SertuneError("no data: say what to train on with --data, e.g. --data emodb:FOLDER, or try sertune demo")
+    if dry_run:
+        from sertune.train.plan import describe, plan
+
+        print(describe(plan(config)))
+        return 0
     run = run_and_report(config, overwrite=overwrite)
     print_results(run)
     return 0
@@ -295,6 +303,114 @@ def check(arguments: Sequence[str]) -> int:
     return 1 if any(problem.severity == "error" for problem in found.problems) else 0
 
 
+CACHE_HELP = """\
+usage: sertune cache ls [--json]
+       sertune cache verify [--repair]
+       sertune cache prune [ID ...] [--older DAYS] [--to GIB] [--all]
+       sertune cache build --data D [...]
+
+States of the frozen part of an encoder, kept on disk for all runs.
+
+  ls      what is there, the last used first
+  verify  read everything and name what is damaged (status 1); --repair removes it, and it is computed again when needed
+  prune   remove sets by the beginning of their ids, those not used for DAYS, or all; with --to the least recently used
+          until the folder takes at most GIB
+  build   compute the states that sertune train with the same flags would need, and stop
+
+The folder is --folder FOLDER (build: --cache.folder FOLDER), or else the environment variable SERTUNE_CACHE.
+"""
+
+
+def cache(arguments: Sequence[str]) -> int:
+    """States on disk."""
+    actions = {"ls": _cache_ls, "verify": _cache_verify, "prune": _cache_prune, "build": _cache_build}
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(CACHE_HELP, end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] not in actions:
+        raise unknown("cache command", arguments[0], actions)
+    return actions[arguments[0]](arguments[1:])
+
+
+def _cache_parser(name: str) -> "_Parser":
+    parser = _parser(f"cache {name}", "See sertune cache --help.")
+    parser.add_argument("--folder", default="", help="the cache folder (default: SERTUNE_CACHE)")
+    return parser
+
+
+def _cache_ls(arguments: Sequence[str]) -> int:
+    parser = _cache_parser("ls")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    options = parser.parse_args(arguments)
+    from sertune.train.cache_tools import as_json, as_table, find_cache, list_sets
+
+    folder = find_cache(options.folder)
+    sets = list_sets(folder)
+    print(as_json(sets) if options.json else as_table(sets) if sets else f"{folder}: no states")
+    return 0
+
+
+def _cache_verify(arguments: Sequence[str]) -> int:
+    parser = _cache_parser("verify")
+    parser.add_argument("--repair", action="store_true", help="remove what is damaged")
+    options = parser.parse_args(arguments)
+    from sertune.train.cache_tools import find_cache, verify
+
+    folder = find_cache(options.folder)
+    damaged = verify(folder, repair=options.repair)
+    for file, reason in damaged:
+        print(f"{file}: damaged ({reason}){'; removed' if options.repair else ''}")
+    if not damaged:
+        print(f"{folder}: all sound")
+    return 1 if damaged and not options.repair else 0
+
+
+def _cache_prune(arguments: Sequence[str]) -> int:
+    parser = _cache_parser("prune")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="beginnings of the ids that ls shows")
+    parser.add_argument("--older", type=_number, metavar="DAYS", help="sets not used for this long")
+    parser.add_argument("--to", type=_number, metavar="GIB", help="until the folder takes no more")
+    parser.add_argument("--all", action="store_true", help="all sets")
+    options = parser.parse_args(arguments)
+    if not (options.ids or options.all or options.older is not None or options.to is not None):
+        raise SertuneError("cache prune: say what to remove: ids that sertune cache ls shows, --older, --to or --all")
+    from sertune.train.cache_tools import find_cache, prune
+
+    folder = find_cache(options.folder)
+    removed = prune(folder, options.ids, older=options.older, to=options.to)
+    for entry in removed:
+        print(f"removed {entry.id}: {entry.nbytes / 2**20:.1f} MiB")
+    if not removed:
+        print(f"{folder}: nothing to remove")
+    return 0
+
+
+def _cache_build(arguments: Sequence[str]) -> int:
+    from sertune import config as settings
+    from sertune.train.cache_tools import build
+
+    config = settings.from_flags(list(arguments))
+    if not config.data:
+        raise SertuneError("no data: say whose states to build with --data, e.g. --data emodb:FOLDER")
+    states, seconds = build(config)
+    print(
+        f"{len(states.digests)} clips, {states.disk_bytes / 2**20:.1f} MiB on disk; {states.passes} passes through the "
+        f"encoder, {seconds:.1f} s"
+    )
+    return 0
+
+
+def _number(text: str) -> float:
+    """A number of 0 or more for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text!r}")
+    return number
+
+
 def corpora(arguments: Sequence[str]) -> int:
     """List the corpora that have a reader."""
     parser = _parser("corpora", "List the corpora that have a reader, and how to name them.")
@@ -334,6 +450,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": predict,
     "merge": merge,
     "check": check,
+    "cache": cache,
     "corpora": corpora,
     "demo": demo,
 }
@@ -369,7 +486,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("stopped; the same command goes on from there" if given[0] in GOES_ON else "stopped", 130)
 
 
-GOES_ON = ("train", "compare")
+GOES_ON = ("train", "compare", "cache")
 """Commands that go on where they were stopped."""
 
 SMALLER = {"train": "--train.batch_seconds or --audio.crop", "check": "--max-seconds"}

@@ -300,7 +300,7 @@ SECTIONS = ("head", "augment", "train", "cache", "audio")
 """The others, which are no values themselves."""
 
 
-SWITCHES = ["--config", "--overwrite", "--print-config"]
+SWITCHES = ["--config", "--dry-run", "--overwrite", "--print-config"]
 """Flags of the command that are no settings."""
 
 

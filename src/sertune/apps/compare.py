@@ -12,7 +12,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -149,6 +149,7 @@ def _report(runs: Mapping[_Key, _Run], failed: list[_Dict], warnings: list[str])
         "reference_why": why,
         "differences": {name: _differences(labels, seeds, scores, name) for name in main_metrics(task)},
         "baseline": _baseline(runs, task),
+        "cache_folder": any(bool(run.settings["cache"]["folder"]) for run in runs.values()),
         "protocol": _protocol(tables, first, seeds, next(iter(scores.values()))),
         "data": first["data"],
         "encoder": first["encoder"],
@@ -529,13 +530,15 @@ def _cost_note(report: _Dict) -> str:
     parts = [
         "Epoch: the median over folds and seeds, without scoring. Run: states, training, scoring and all folds, "
         "the mean over seeds. Peak memory is that of the run's own process, or of the GPU. Trainable: parameters. "
-        "Model: its folder on disk, without the base encoder. States: what the frozen part left in memory."
+        "Model: its folder on disk, without the base encoder. States: what is kept of the frozen part."
     ]
     if report["reference"]:
         parts.append(f"Speed-up is that of an epoch against {report['reference']}: {report['reference_why']}.")
     if report["baseline"]:
         within = ", ".join(dict.fromkeys(report["baseline"]["scored_in"]))
         parts.append(f"The time of the frozen baseline is in the run of {within}.")
+    if report["cache_folder"]:
+        parts.append("States kept in a folder are computed by the first run that needs them, and read by the others.")
     return " ".join(parts)
 
 
@@ -576,7 +579,7 @@ def _facts(report: _Dict) -> list[tuple[str, str]]:
 
 
 def _matrix(report: _Dict, name: str) -> _Dict:
-    """Paired differences as text; ``clear`` tells the sign of those whose interval leaves out 0."""
+    """Paired differences as text; ``verdict`` is empty where the interval holds 0."""
     labels = [method["label"] for method in report["methods"]]
     rows = []
     for label, cells in zip(labels, report["differences"][name], strict=True):
@@ -594,7 +597,7 @@ def _cell(name: str, cell: _Dict | None) -> _Dict | None:
         "text": signed(name, cell["value"]),
         "range": bracket(name, low, high),
         "p": chance,
-        "clear": ("worse", "", "better")[1 + sign],
+        "verdict": ("worse", "", "better")[1 + sign],
     }
 
 
@@ -656,7 +659,7 @@ def _plot(report: _Dict, name: str, key: str, title: str, x_label: str, zero: st
     entries = [m["metrics"][name] for m in shown]
     y = Axis.over([entry[k] for entry in entries for k in ("value", "low", "high")], 5)
     x = LogAxis.of(costs, zero if 0.0 in costs else "")
-    plot = Plot(title, x, y, x_label, f"{metric_name(name)} on test", height=330)
+    plot = Plot(title, x, y, x_label, f"{metric_name(name)} on test", height=380)
     for method, entry, cost in zip(shown, entries, costs, strict=True):
         bars = [float(plot.at(cost, entry[k])[1]) for k in ("low", "high") if entry[k] is not None]
         px, py = (float(v) for v in plot.at(cost, entry["value"]))
@@ -673,57 +676,58 @@ def _plot(report: _Dict, name: str, key: str, title: str, x_label: str, zero: st
 _CHARACTER = 6.7
 """Width of a character of a label, in units of the plot; generous, so that it holds for most fonts."""
 _LINE = 14.0
+_CROSSING = 0.25
+"""How many units further away a label goes rather than cover one unit of area of an interval."""
 
-
-@dataclass
-class _Page:
-    """Boxes (left, top, right, bottom) that are taken, and the one that nothing may leave."""
-
-    frame: tuple[float, float, float, float]
-    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
-
-    def overlap(self, box: tuple[float, float, float, float]) -> float:
-        """Area that a box shares with what is taken; infinite outside the frame."""
-        left, top, right, bottom = self.frame
-        if box[0] < left or box[1] < top or box[2] > right or box[3] > bottom:
-            return math.inf
-        return sum(
-            max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1]))
-            for b in self.taken
-        )
+_Box = tuple[float, float, float, float]
 
 
 def place_labels(plot: Plot) -> list[Mark]:
-    """The plot's marks with a place for each label, where it covers no point, no interval and no other label.
+    """The plot's marks with a place for each label, where it covers no point and no other label.
 
-    A label that has to stand away from its point is tied to it by a line.
+    Near its point is better than far, beside an interval better than on it. A label that has to stand away from its
+    point is tied to it by a line.
     """
-    page = _Page((plot.left + 2.0, plot.top - 10.0, plot.width + 0.0, plot.floor - 2.0))
-    for mark in plot.marks:
-        page.taken.append((mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5))
-        page.taken.append((mark.x - 2, mark.high, mark.x + 2, mark.low))
+    frame = (plot.left + 2.0, plot.top - 10.0, plot.width + 0.0, plot.floor - 2.0)
+    taken = [(mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5) for mark in plot.marks]
+    bars = [(mark.x - 2, mark.high, mark.x + 2, mark.low) for mark in plot.marks]
     placed = {}
     for mark in sorted(plot.marks, key=lambda mark: (mark.x, mark.y)):
         half = len(mark.label) * _CHARACTER / 2
-        spots = [(mark.x + 8 + half, mark.y), (mark.x - 8 - half, mark.y)]
-        spots += [(mark.x + 8 + half, mark.y + dy) for dy in (-9, 9)] + [
-            (mark.x - 8 - half, mark.y + dy) for dy in (-9, 9)
-        ]
-        near = len(spots)
-        spots += [
-            (mark.x + (distance + half) * math.cos(turn), mark.y + distance * math.sin(turn))
-            for distance in range(14, 420, 6)
-            for turn in (i * math.pi / 12 for i in range(24))
-        ]
-        boxes = [(x - half, y - _LINE / 2, x + half, y + _LINE / 2) for x, y in spots]
-        overlaps = [page.overlap(box) for box in boxes]
-        best = next((i for i, area in enumerate(overlaps) if not area), int(np.argmin(overlaps)))
-        page.taken.append(boxes[best])
-        x, y = spots[best]
-        tie = (
-            None
-            if best < near
-            else (min(max(mark.x, x - half), x + half), y + math.copysign(_LINE / 2 - 1, mark.y - y))
-        )
+
+        def box(spot: tuple[float, float], half: float = half) -> _Box:
+            return spot[0] - half, spot[1] - _LINE / 2, spot[0] + half, spot[1] + _LINE / 2
+
+        def cost(candidate: tuple[float, tuple[float, float]], box: Callable[..., _Box] = box) -> float:
+            distance, spot = candidate
+            own = box(spot)
+            inside = own[0] >= frame[0] and own[1] >= frame[1] and own[2] <= frame[2] and own[3] <= frame[3]
+            if not inside or any(_overlap(own, other) for other in taken):
+                return math.inf
+            return distance + _CROSSING * sum(_overlap(own, bar) for bar in bars)
+
+        distance, spot = min(_spots(mark, half), key=cost)
+        taken.append(box(spot))
+        x, y = spot
+        meets = min(max(mark.x, x - half), x + half), y + math.copysign(_LINE / 2 - 1, mark.y - y)
+        tie = meets if distance else None
         placed[mark.label] = replace(mark, label_x=round(x, 1), label_y=round(y, 1), tie=tie)
     return [placed[mark.label] for mark in plot.marks]
+
+
+def _spots(mark: Mark, half: float) -> list[tuple[float, tuple[float, float]]]:
+    """Where a label's middle may be, with how far that is: beside its point, then all around it."""
+    beside = [(0.0, (mark.x + side * (8 + half), mark.y + dy)) for dy in (0, -7, 7) for side in (1, -1)]
+    around = [
+        (distance, (mark.x + (distance + half) * math.cos(turn), mark.y + distance * math.sin(turn)))
+        for distance in (14.0 + 6 * i for i in range(66))
+        for turn in (i * math.pi / 12 for i in range(24))
+    ]
+    return beside + around
+
+
+def _overlap(one: _Box, other: _Box) -> float:
+    """The area that two boxes share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)

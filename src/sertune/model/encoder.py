@@ -132,7 +132,7 @@ class Encoder(nn.Module):
         named = [(n, p) for n, p in self.model.named_parameters() if id(p) not in above]
         for _, parameter in named:
             parameter.requires_grad_(True)
-        noise = self._noise(0.5)
+        noise = self.noise(0.5)
         self.front(noise).states.square().sum().backward()
         used = [(name, parameter) for name, parameter in named if parameter.grad is not None]
         for _, parameter in named:
@@ -296,7 +296,12 @@ class Encoder(nn.Module):
         """Frames of the layers' states per second of audio, measured on noise."""
         seconds = 4.0
         with torch.no_grad():
-            return self.front(self._noise(seconds)).states.shape[1] / seconds
+            return self.front(self.noise(seconds)).states.shape[1] / seconds
+
+    def noise(self, seconds: float) -> np.ndarray:
+        """Seeded white noise, (samples,) float32, for trials."""
+        noise = np.random.default_rng(0).standard_normal(int(seconds * self.rate))
+        return (0.1 * noise).astype(np.float32)
 
     @property
     def device(self) -> torch.device:
@@ -401,10 +406,6 @@ class Encoder(nn.Module):
     def _parent(self) -> nn.Module:
         return self.model.get_submodule(self._layers_path.rpartition(".")[0])
 
-    def _noise(self, seconds: float) -> np.ndarray:
-        noise = np.random.default_rng(0).standard_normal(int(seconds * self.rate))
-        return (0.1 * noise).astype(np.float32)
-
     def _stopped_forward(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
         """The arguments with which the model calls its first layer."""
         caught: dict[str, Any] = {}
@@ -455,7 +456,7 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def _inspect(self) -> _Kinds:
         """Finds the tail, and which keyword inputs the layers want, on one forward pass over noise."""
-        inputs = {k: v.to(self.device) for k, v in self.features(self._noise(0.5)).items()}
+        inputs = {k: v.to(self.device) for k, v in self.features(self.noise(0.5)).items()}
         self._tail_paths = self._watch_tail(inputs)
         given = self._stopped_forward(inputs)
         known = {"attention_mask", "conv_attention_mask", "position_bias", "relative_position_embeddings"}
@@ -498,7 +499,7 @@ class Encoder(nn.Module):
         before = model.config._attn_implementation
         attention.register()
         model.set_attn_implementation(attention.NAME)
-        clips = [self.front(self._noise(seconds)).states[0] for seconds in (0.5, 0.3)]
+        clips = [self.front(self.noise(seconds)).states[0] for seconds in (0.5, 0.3)]
         packed = self.replay(pad_states(clips).pack(), 0)[-1].pad().states
         for row, clip in enumerate(clips):
             alone = self.replay(pad_states([clip]), 0)[-1].states[0]
@@ -545,7 +546,7 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def _check_split(self) -> None:
         """Compares split and whole on one clip, and a padded batch with its clips alone."""
-        long, short = self._noise(1.0), self._noise(0.6)
+        long, short = self.noise(1.0), self.noise(0.6)
         inputs = {k: v.to(self.device) for k, v in self.features(long).items()}
         whole = self._whole(inputs)
         if not bool(whole.isfinite().all()):
@@ -584,7 +585,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _accepts(self, samples: int) -> bool:
-        noise = self._noise(samples / self.rate + 1)[:samples]
+        noise = self.noise(samples / self.rate + 1)[:samples]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -146,6 +146,15 @@ class Shard:
     scales: Tensor | None
     places: dict[str, Place]
 
+    def parts(self, clip: str) -> tuple[Tensor, Tensor | None]:
+        """Rows (T, D) and scales (T,) of a clip, as stored."""
+        span = slice(self.places[clip].first, self.places[clip].last)
+        return self.rows[span], None if self.scales is None else self.scales[span]
+
+    def is_sound(self, clip: str) -> bool:
+        """Whether a clip matches its checksum."""
+        return _checksum(clip, *self.parts(clip)) == self.places[clip].checksum
+
 
 def _checksum(clip: str, rows: Tensor, scales: Tensor | None) -> int:
     """CRC-32 of a clip's name, rows and scales."""
@@ -174,7 +183,7 @@ def open_shard(file: Path, dtype: str) -> Shard:
             clips, checksums = json.loads(about["clips"]), json.loads(about["checksums"])
             rows, offsets = stored.get_tensor("rows"), stored.get_tensor("offsets").tolist()
             scales = stored.get_tensor("scales") if dtype == "int8" else None
-        if rows.dtype != TORCH_DTYPES[dtype] or rows.ndim != 2 or (scales is not None and len(scales) != len(rows)):
+        if rows.dtype != TORCH_DTYPES.get(dtype) or rows.ndim != 2 or (scales is not None and len(scales) != len(rows)):
             raise DamagedError(f"holds {rows.dtype} of shape {tuple(rows.shape)}")
         spans = zip(clips, offsets[:-1], offsets[1:], checksums, strict=True)
         places = {clip: Place(file, first, last, checksum) for clip, first, last, checksum in spans}
@@ -265,7 +274,7 @@ class StateSet:
         if not self._is_sound(clip):
             self._drop(clip)
             raise SertuneError(f"{place.file}: damaged, and removed; the same command goes on and computes it again")
-        rows, scales = self._rows(place)
+        rows, scales = self._shards[place.file].parts(clip)
         return rows if scales is None else rows.float() * scales[:, None]
 
     def add(self, clip: str, rows: Tensor) -> None:
@@ -332,7 +341,7 @@ class StateSet:
             "clips": json.dumps(list(waiting)),
             "checksums": json.dumps([_checksum(clip, *parts) for clip, parts in waiting.items()]),
         }
-        if not (self.folder / "key.json").is_file():
+        if not key_of(self.folder):
             write_json(self.folder / "key.json", {**self.key, "encoder": self.encoder})
         file = self.folder / f"{os.getpid()}-{uuid4().hex}.safetensors"
         with _placing(file) as part:
@@ -360,15 +369,9 @@ class StateSet:
             for clip, place in shard.places.items():
                 self._places.setdefault(clip, place)
 
-    def _rows(self, place: Place) -> tuple[Tensor, Tensor | None]:
-        shard = self._shards[place.file]
-        span = slice(place.first, place.last)
-        return shard.rows[span], None if shard.scales is None else shard.scales[span]
-
     def _is_sound(self, clip: str) -> bool:
         if clip not in self._sound:
-            place = self._places[clip]
-            if _checksum(clip, *self._rows(place)) != place.checksum:
+            if not self._shards[self._places[clip].file].is_sound(clip):
                 return False
             self._sound.add(clip)
         return True
@@ -387,6 +390,16 @@ def _remove(file: Path, reason: str) -> None:
     except OSError as error:
         raise SertuneError(f"{file}: damaged ({reason}), and can't be removed ({error.strerror})") from None
     say(f"{file}: damaged ({reason}); removed, its clips are computed again")
+
+
+def key_of(folder: Path) -> dict[str, Any]:
+    """The key of a set with the encoder's name, as it is stored; empty where it can't be read or is another set's."""
+    try:
+        stored: dict[str, Any] = json.loads((folder / "key.json").read_text(encoding="utf-8"))
+        key = {name: value for name, value in stored.items() if name != "encoder"}
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return stored if _digest(key) == folder.name else {}
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -578,13 +591,14 @@ class Stored(Sequence[Tensor]):
     Args:
         states: the set.
         clips: their names in it.
+        dtype: what they are read as: that of states just computed.
     """
 
-    def __init__(self, states: StateSet, clips: Sequence[str]) -> None:
-        self.states, self.clips = states, clips
+    def __init__(self, states: StateSet, clips: Sequence[str], dtype: torch.dtype) -> None:
+        self.states, self.clips, self.dtype = states, clips, dtype
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, row: Any) -> Any:
-        return self.states.read(self.clips[row])
+        return self.states.read(self.clips[row]).to(self.dtype)

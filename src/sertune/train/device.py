@@ -94,6 +94,23 @@ class Device:
         if self.scales and scale:
             self._accelerator.scaler.update(scale)
 
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if self.torch.type == "cuda":
+            torch.cuda.synchronize()
+
+    def free_memory_mib(self) -> float:
+        """Memory that this process may come to take in all, in MiB."""
+        if self.torch.type == "cuda":
+            return torch.cuda.mem_get_info()[0] / 2**20 + torch.cuda.memory_reserved() / 2**20
+        import psutil
+
+        own = psutil.Process().memory_info().rss
+        free = psutil.virtual_memory().available + own
+        limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+        text = limit.read_text().strip() if limit.is_file() else "max"
+        return float(min(free, int(text)) if text.isdigit() else free) / 2**20
+
     def peak_memory_mib(self) -> float:
         """Peak memory in MiB: of the GPU if there is one, else of the process."""
         if self.torch.type == "cuda":

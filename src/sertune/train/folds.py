@@ -34,7 +34,7 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     model, strengths = _fresh_model(prepared, fold, config)
-    options = replace(config, train=replace(config.train, epochs=0)) if _solved(model, config) else config
+    options = replace(config, train=replace(config.train, epochs=0)) if solved(model, config) else config
     result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
     _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
     if refits(config):
@@ -72,13 +72,13 @@ def _solve_again(model: EmotionModel, known: Fold, strengths: Strengths, prepare
     """Fits what is solved, not trained, on train and dev together."""
     if isinstance(prepared.target, CategoryTarget):
         prepared.target.balance(prepared.clips.targets[known.train])
-    if _solved(model, config):
+    if solved(model, config):
         start_head(model, prepared.clips, known, config.head, strengths)
     else:
         solve_readout(model, prepared.clips, known, config.head, strengths)
 
 
-def _solved(model: EmotionModel, config: RunConfig) -> bool:
+def solved(model: EmotionModel, config: RunConfig) -> bool:
     """Whether nothing is left to train after the head's start."""
     return config.method.name == "frozen" and config.head.start == "probe" and model.head.linear
 

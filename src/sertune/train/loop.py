@@ -30,6 +30,8 @@ from sertune.train.device import Device
 from sertune.train.optim import clip_gradients, make_optimizer, rate_factor, set_rates
 from sertune.train.states import Reader, States
 
+EVAL_CLIPS = 64
+"""Most clips in a batch that is scored."""
 RESAMPLES = 100
 """Of the dev clips, for the standard error of a CCC."""
 
@@ -338,7 +340,7 @@ def model_outputs(model: EmotionModel, clips: Clips, rows: np.ndarray, config: R
     model.eval()
     outputs = torch.zeros(len(rows), model.target.outputs)
     batches = make_batches(
-        clips.states.seconds[rows], max_clips=64, max_seconds=2 * config.train.batch_seconds, rng=None
+        clips.states.seconds[rows], max_clips=EVAL_CLIPS, max_seconds=2 * config.train.batch_seconds, rng=None
     )
     for positions in batches:
         chosen = rows[positions].tolist()

@@ -58,8 +58,21 @@ class Prepared:
     states_seconds: float
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Reads the data, loads the encoder, makes the folds and computes the states."""
+@dataclass
+class Parts:
+    """Data, target and model of a run, before anything is computed; attributes as of `Prepared`."""
+
+    manifest: Manifest
+    target: Target
+    encoder: Encoder
+    initial: dict[str, Tensor]
+    spec: ModelSpec
+    model: EmotionModel
+    device: Device
+
+
+def assemble(config: RunConfig) -> Parts:
+    """Reads the data, loads the encoder and applies the method."""
     manifest, target = choose_target(read_all(config.data, config.columns), config)
     encoder = load_encoder(config.encoder)
     _ = encoder.digest  # before anything trains
@@ -72,10 +85,17 @@ def prepare(config: RunConfig) -> Prepared:
     initial = {name: parameter.detach().clone() for name, parameter in trained if id(parameter) in pretrained}
     device.set_up(encoder, config)
     split(manifest, target, config)  # mistakes in the split show before the long part
+    return Parts(manifest, target, encoder, initial, spec, model, device)
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Assembles a run, and computes the states."""
+    parts = assemble(config)
+    manifest, target, encoder, device = parts.manifest, parts.target, parts.encoder, parts.device
     reader = Reader(manifest.utterances, encoder.rate, config.audio)
     views = choose_views(config, kept=config.cache.states and not encoder.front_trains)
     cache = open_cache(config.cache)
-    start = None if encoder.front_trains else model.start
+    start = None if encoder.front_trains else parts.model.start
     keep = _keeps(config, encoder, manifest, start, cache)
     encoder.clear()  # pooled states above the cut, too, are those of the pre-trained encoder, whatever the method
     began = time.perf_counter()
@@ -108,7 +128,7 @@ def prepare(config: RunConfig) -> Prepared:
     if encoder.name == "builtin":
         warnings.append("the builtin encoder is not pre-trained; a pre-trained one (--encoder) will do better")
     return Prepared(
-        manifest, target, encoder, initial, spec, clips, protocol, device, skipped, warnings, notes, seconds
+        manifest, target, encoder, parts.initial, parts.spec, clips, protocol, device, skipped, warnings, notes, seconds
     )  # fmt: skip
 
 

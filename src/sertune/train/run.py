@@ -137,6 +137,7 @@ def _cost(results: list[dict[str, Any]], prepared: Prepared, seconds: float) -> 
     training = sum(result["fold"]["train_seconds"] for result in results)
     model = EmotionModel(prepared.encoder, prepared.spec)
     head = count_parameters(list(model.head.parameters()))
+    states = prepared.clips.states
     return {
         "seconds_total": round(seconds, 3),
         "seconds_per_epoch": round(training / epochs, 4) if epochs else 0.0,
@@ -144,7 +145,9 @@ def _cost(results: list[dict[str, Any]], prepared: Prepared, seconds: float) -> 
         "peak_memory_mib": round(prepared.device.peak_memory_mib(), 1),
         "trainable_parameters": count_parameters(model.trained_parameters()) + head,
         "total_parameters": count_parameters(list(prepared.encoder.parameters())) + head,
-        "states_mib": round(prepared.clips.states.nbytes / 2**20, 1),
+        "states_mib": round(max(states.nbytes, states.disk_bytes) / 2**20, 1),
+        "cache_mib": round(states.disk_bytes / 2**20, 1),
+        "clips_encoded": states.passes,
     }
 
 

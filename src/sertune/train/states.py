@@ -7,7 +7,7 @@ slower.
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -428,27 +428,34 @@ def compute_states(
     digests = [builder.known[row][0] for row in usable]
     seconds = np.array([builder.known[row][1] for row in usable]) / reader.rate
     names = [builder.names(digest) for digest in digests]
-    plain, *augmented = [_view([own[view] for own in names], pooled, frames, view) for view in range(builder.count)]
+    native = torch.bfloat16 if precision == "bf16" else torch.float32
+    views_of = [_view([own[view] for own in names], pooled, frames, view, native) for view in range(builder.count)]
+    plain, *augmented = views_of
     assert isinstance(plain.pooled, Tensor)
     states = States(plain.pooled, plain.frames, seconds, digests, views=views, augmented=augmented)
     states.passes = builder.passes
     if cache is not None:
-        every = {name for own in names for name in own}
-        sets = [kept for kept in (pooled, frames) if isinstance(kept, StateSet)]
-        states.disk_bytes = sum(kept.nbytes(name) for kept in sets for name in every)
+        every = _all_names(builder, usable)
+        states.disk_bytes = sum(kept.nbytes(name) for kept in _sets(builder) for name in every)
     if not keep and (start is not None or views is not None):
         states.live = _live(encoder, reader, np.array(usable), start, autocast, views)
     return states, np.array(usable, dtype=np.int64), skipped
 
 
-def _view(names: list[str], pooled: StateSet | MemorySet, frames: StateSet | MemorySet | None, view: int) -> View:
-    """The states of one view of the clips. In memory are always the pooled vectors of view 0, which heads start from."""
+def _view(
+    names: list[str],
+    pooled: StateSet | MemorySet,
+    frames: StateSet | MemorySet | None,
+    view: int,
+    native: torch.dtype,
+) -> View:
+    """The states of one view of the clips. The pooled vectors of view 0, which heads start from, are in memory."""
     if isinstance(pooled, StateSet) and view:
-        vectors: Tensor | Stored = Stored(pooled, names)
+        vectors: Tensor | Stored = Stored(pooled, names, torch.float32)
     else:
         vectors = torch.stack([pooled.read(name) for name in names])
     if isinstance(frames, StateSet):
-        return View(vectors, Stored(frames, names))
+        return View(vectors, Stored(frames, names, native))
     return View(vectors, [frames[name] for name in names] if frames is not None else None)
 
 
@@ -480,9 +487,16 @@ def _build_on_disk(builder: Builder, cache: DiskCache, dtype: str) -> None:
 
 
 def _close(builder: Builder) -> None:
-    for states in (builder.frames, builder.pooled):
-        if isinstance(states, StateSet):
-            states.close()
+    for states in _sets(builder):
+        states.close()
+
+
+def _sets(builder: Builder) -> list[StateSet]:
+    return [states for states in (builder.frames, builder.pooled) if isinstance(states, StateSet)]
+
+
+def _all_names(builder: Builder, rows: Iterable[int]) -> set[str]:
+    return {name for row in rows for name in builder.names(builder.known[row][0])}
 
 
 def _reserve(builder: Builder, cache: DiskCache, dtype: str) -> list[int]:
@@ -504,10 +518,11 @@ def _reserve(builder: Builder, cache: DiskCache, dtype: str) -> list[int]:
             size = _disk_size(builder, todo, dtype)
             if todo:
                 cache.reserve(size)
-    there = f"{len(rows) - len(todo)} of {len(rows)} clips are there"
+    held = sum(states.nbytes(name) for states in _sets(builder) for name in _all_names(builder, builder.known))
+    there = f"{len(rows) - len(todo)} of {len(rows)} clips are there, {show_bytes(held)}"
     frames = f"states of layer {builder.start} in {dtype} and " if builder.frames is not None else ""
     views = f", {builder.count} views" if builder.count > 1 else ""
-    room = f", up to {show_bytes(size)} to write" if todo else ""
+    room = f"; up to {show_bytes(size)} to write" if todo else ""
     say(f"Cache {cache.folder}: {frames}pooled vectors{views}; {there}{room} (cache.disk_gib = {cache.disk_gib:g})")
     return todo
 
