@@ -5,12 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "methods.py"
@@ -99,6 +102,25 @@ def test_a_part_of_an_epoch_is_scaled_up_by_its_audio(methods: Any, encoder: str
         assert run.epoch(0) > 0
     handle.remove()
     assert len(updates) == 2
+
+
+def test_what_fits_is_the_last_batch_before_memory_ran_out(methods: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: a card that holds eleven clips, the longest of which come first."""
+    asked: list[list[int]] = []
+
+    def step(rows: Any) -> None:
+        asked.append(list(rows))
+        if len(rows) > 11:
+            raise torch.OutOfMemoryError
+
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80e9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    monkeypatch.setattr(methods, "training", lambda *_: nullcontext(SimpleNamespace(step=step)))
+    row = asdict(methods.named("sertune/lora-3/bf16/cached"))
+    assert methods.fit_card({"row": row, "card": 8, "data": "", "clips": 6}) == {"batch_clips": 8}
+    assert asked[:3] == [[5], [5, 4], [5, 4, 3, 2]]
+    assert shares == [pytest.approx((8 - methods.CONTEXT_GB) / 80)]
 
 
 def test_it_runs_where_neither_pandas_nor_audio_libraries_are_installed(encoder: str, tmp_path: Path) -> None:

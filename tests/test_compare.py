@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import statistics
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from sertune.errors import SertuneError
 from sertune.metrics.intervals import category_intervals, dimension_intervals, paired_difference
 from sertune.metrics.repeated import Predicted, category_draws, dimension_draws, mean_of
 from sertune.train.compare import (
+    CHILD,
     Comparison,
     open_comparison,
     read_variant,
@@ -250,6 +252,13 @@ def test_a_run_that_dies_without_a_word_is_one_line(
     monkeypatch.setattr("sys.executable", stand_in(tmp_path, "echo dying >&2; kill -9 $$"))
     with pytest.raises(SertuneError, match="ended by signal 9"):
         run_in_child(base(tiny_corpus, tmp_path / "run"))
+
+
+def test_a_run_does_not_outlive_who_started_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", CHILD, "demo", "--out", str(tmp_path / "demo")]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert not (tmp_path / "demo" / "category").exists()
 
 
 @pytest.mark.parametrize(

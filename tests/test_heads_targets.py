@@ -154,8 +154,7 @@ def test_convolved_clips_do_not_see_padding_or_packing(pooling: str) -> None:
     for row, length in enumerate(lengths):
         alone = [LayerStates(h.states[row : row + 1, :length], torch.tensor([length])) for h in hidden]
         torch.testing.assert_close(head.pool(alone, 1, None)[0], together[row])
-    if head.attention is None:
-        torch.testing.assert_close(head.pool([layer.pack() for layer in hidden], 1, None), together)
+    torch.testing.assert_close(head.pool([layer.pack() for layer in hidden], 1, None), together)
 
 
 def test_frames_are_standardised_by_the_training_part() -> None:

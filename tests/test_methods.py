@@ -357,6 +357,16 @@ def test_attention_updates_act_on_wavlm(family: str, shared: Bases) -> None:
             assert torch.equal(states(encoder), before)
 
 
+@pytest.mark.parametrize("family", ["hubert", "whisper"])
+def test_the_order_of_joined_methods_changes_nothing(family: str, shared: Bases) -> None:
+    found = []
+    for name in ("lora+adapter", "adapter+lora"):
+        encoder = shared(family)
+        randomise(build(encoder, MethodConfig(name, lora=BOTH, adapter=SMALL)))
+        found.append(states(encoder))
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("family", ["hubert", "whisper", "w2v-bert"])
 @pytest.mark.parametrize("place", ["sequential", "parallel"])
 def test_adapters_add_to_the_output_of_the_feed_forward_part(family: str, place: Any, shared: Bases) -> None:

@@ -13,7 +13,7 @@ from families import FAMILIES, save_family
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForAudioClassification
+from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification
 from transformers.utils import logging
 
 import sertune
@@ -22,6 +22,7 @@ from sertune.config import AudioConfig, HeadConfig, LoraConfig, MethodConfig
 from sertune.errors import SertuneError
 from sertune.model.emotion_model import EmotionModel, ModelSpec, load_model
 from sertune.model.encoder import Encoder, load_encoder
+from sertune.model.merge import save_encoder
 from sertune.model.methods.lora import lora_modules
 from sertune.model.targets import CategoryTarget
 from sertune.train.folds import _fresh_model
@@ -132,6 +133,19 @@ def test_ours_starts_from_peft(family: str, folders: dict[str, str], tmp_path: P
     model.save(tmp_path / "model")
     shutil.rmtree(tmp_path / "made")
     assert torch.equal(states(load_model(tmp_path / "model").encoder), states(model.encoder))
+
+
+def test_what_an_adapter_does_to_a_decoder_is_left_over(folders: dict[str, str], tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(
+        folders["whisper"], decoder_layers=1, decoder_ffn_dim=64, decoder_attention_heads=4
+    )
+    base = AutoModel.from_config(config)
+    base.encoder.load_state_dict(AutoModel.from_pretrained(folders["whisper"]).encoder.state_dict())
+    theirs = made_by_peft(base, tmp_path, "whisper")
+    assert any(".decoder." in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+    model = build(folders["whisper"], LoraConfig(rank=4, alpha=12, targets=BOTH.targets, start=str(tmp_path)), "all")
+    expected = states(as_encoder(theirs, model.encoder))
+    torch.testing.assert_close(states(model.encoder), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_ours_starts_from_an_adapter_of_a_task_model(folders: dict[str, str], tmp_path: Path) -> None:
@@ -286,6 +300,9 @@ def test_merge_writes_a_model_of_the_same_outputs(
     assert main(["merge", str(out), "--out", str(tmp_path / "again")]) == 1
     assert "method partial has no updates to merge" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+    assert main(["merge", str(out), "--out", str(tmp_path / "again"), "--as-encoder"]) == 0  # of layers that trained
+    one, other = (load_file(folder / "encoder" / "model.safetensors") for folder in (out, tmp_path / "again"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 @pytest.mark.parametrize("family", ["wavlm", "whisper", "sew", "w2v-bert", "builtin"])
@@ -300,6 +317,15 @@ def test_a_merged_encoder_is_one_for_transformers(family: str, folders: dict[str
     torch.testing.assert_close(states(load_model(tmp_path / "merged").encoder), expected, atol=1e-5, rtol=1e-4)
     theirs = as_encoder(AutoModel.from_pretrained(folder), model.encoder)
     torch.testing.assert_close(states(theirs), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_is_written_without_its_decoder(folders: dict[str, str], tmp_path: Path) -> None:
+    encoder = load_encoder(folders["whisper"], check=False)
+    config: Any = encoder.model.config
+    config.decoder_layers = 2
+    save_encoder(encoder, tmp_path)
+    assert len(AutoModel.from_pretrained(tmp_path).decoder.layers) == 0
+    assert config.decoder_layers == 2
 
 
 def test_what_cannot_be_merged_says_why(

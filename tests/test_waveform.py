@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sertune.config import AugmentConfig, from_dict, from_flags
+from sertune.config import AugmentConfig, from_flags
 from sertune.data.waveform import augment_waveform, waveform_active
 from sertune.errors import SertuneError
 
@@ -18,7 +18,7 @@ def tone(seconds: float = 1.0, hertz: float = 440.0) -> NDArray[np.float32]:
 
 
 def changed(audio: NDArray[np.float32], seed: int = 0, **options: Any) -> NDArray[np.float32]:
-    config = from_dict({"augment": options}).augment
+    config = AugmentConfig(**options)
     assert waveform_active(config)
     return augment_waveform(audio, RATE, config, np.random.default_rng(seed))
 

@@ -341,7 +341,8 @@ def headline(report: _Dict) -> list[str]:
     methods = report["methods"]
     best = max(methods, key=lambda m: (m["dev"]["value"] or -math.inf, -m["cost"]["seconds_per_epoch"]))
     reference = next((m for m in methods if m["label"] == report["reference"]), None)
-    sentence = f"{best['label']} is the best on dev and reaches {_reached(report, best)} on test"
+    lead = " is the best on dev and" if len(methods) > 1 else ""
+    sentence = f"{best['label']}{lead} reaches {_reached(report, best)} on test"
     if reference and reference is not best:
         sentence += f"; {reference['label']} reaches {_reached(report, reference)}{_paired(report, best, reference)}"
     sentences = [sentence + "."]
@@ -436,8 +437,12 @@ def text_table(report: _Dict) -> tuple[list[str], list[list[str]]]:
     return [*header, "Dev", *(title for title, _ in _COST.values())], rows
 
 
+_LEAST = ("States", "Model", "Run", "Dev", "Spread", "Peak memory")
+"""Columns that a narrow terminal goes without, the first ones first; the files have them all."""
+
+
 def show(report: _Dict) -> None:
-    """Prints the headline and the table: drawn on a terminal, plain aligned text elsewhere."""
+    """Prints the headline and the table: on a terminal what fits its width, elsewhere all as aligned text."""
     header, rows = text_table(report)
     for sentence in headline(report):
         print(sentence.replace(MINUS, "-"))
@@ -445,24 +450,37 @@ def show(report: _Dict) -> None:
         from rich.console import Console
         from rich.table import Table
 
+        console = Console(markup=False)
+        kept = _fitting([header, *rows], console.width)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for i, title in enumerate(header):
-            table.add_column(title, justify="right" if i else "left", overflow="fold")
+        for i in kept:
+            table.add_column(header[i], justify="right" if i else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
-        Console(markup=False).print(table)
+            table.add_row(*(row[i] for i in kept))
+        console.print(table)
     else:
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        widths = _widths([header, *rows])
         for row in [header, *rows]:
-            cells = [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-            print("  ".join(cells).rstrip().replace(MINUS, "-"))
+            cells = [row[0].ljust(widths[0]), *(c.rjust(width) for c, width in zip(row[1:], widths[1:], strict=True))]
+            print("  ".join(cells).replace(MINUS, "-"))
     if report["reference"]:
         print(f"Speed-up is against {report['reference']} ({report['reference_why']}).")
     for warning in report["warnings"]:
         print(f"- {warning}")
+
+
+def _widths(rows: list[list[str]]) -> list[int]:
+    return [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+
+
+def _fitting(rows: list[list[str]], width: int) -> list[int]:
+    """The columns that stay where a table of text (its header first) has this much room."""
+    widths = _widths(rows)
+    kept = list(range(len(widths)))
+    for name in _LEAST:
+        if sum(widths[i] + 2 for i in kept) - 2 > width:
+            kept = [i for i in kept if rows[0][i] != name]
+    return kept
 
 
 def _csv(report: _Dict) -> str:
@@ -669,7 +687,6 @@ def _plot(report: _Dict, name: str, key: str, title: str, x_label: str, zero: st
         )
         plot.marks.append(Mark(px, py, max(bars, default=py), min(bars, default=py), method["label"], best=not beaten))
     plot.marks = place_labels(plot)
-    plot.note = "Blue: no other method is both better and cheaper. Bars: 95 % intervals."
     return plot
 
 

@@ -59,6 +59,9 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
         encoder: without modules that a method added.
         folder: to make.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     model: Any = encoder.model
     config = deepcopy(model.config)
     if config.is_encoder_decoder:

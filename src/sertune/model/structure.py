@@ -8,8 +8,6 @@ from torch import nn
 
 ROLES = {"q", "k", "v", "o", "out", "query", "key", "value", "output"}
 """Words of which one is in the name of every projection of an attention: ``q_proj``, ``linear_out``, ``key``."""
-POSITIONS = {"pos", "rel", "position", "positions"}
-"""Words in the names of linear maps of positions, which are no projections of the states."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def attention_linears(layer: nn.Module) -> list[str]:
     found = []
     for path, module in layer.named_modules():
         words = set(path.rpartition(".")[2].split("_"))
-        if is_linear(module) and _in_attention(path) and words & ROLES and not words & POSITIONS:
+        if is_linear(module) and _in_attention(path) and words & ROLES:
             found.append(path)
     return found
 

@@ -33,6 +33,14 @@ SUFFIXES: dict[str, tuple[str, Any]] = {
 FREE = ("out", "seed", "method.name", "method.layers")
 """Settings of the base that may differ when a comparison goes on: the methods and seeds are named on their own."""
 
+CHILD = """\
+import os, threading
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+from sertune.cli import entry
+entry()
+"""
+"""`sertune`, but it ends when its standard input does: when who started it was killed, and would start it anew."""
+
 STOPPED = "sertune: "
 """What the line of a run that failed begins with."""
 
@@ -284,10 +292,10 @@ def run_in_child(config: RunConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="sertune-") as work:
         file = Path(work) / "config.yaml"
         file.write_text(dump_yaml(config), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "sertune", "train", "--config", str(file)]
+        command = [sys.executable, "-P", "-c", CHILD, "train", "--config", str(file)]
         with subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

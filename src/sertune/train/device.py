@@ -1,6 +1,7 @@
 """Where a run computes, and in which precision; accelerate does both."""
 
 import os
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
@@ -115,9 +116,22 @@ class Device:
         """Peak memory in MiB: of the GPU if there is one, else of the process."""
         if self.torch.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
-        import resource
+        return _peak_resident_mib()
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def _peak_resident_mib() -> float:
+    """Most memory that this process held; `getrusage` would count the parent's before the process began."""
+    import resource
+
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    if peak is not None:
+        return int(peak) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def choose_precision(width: int) -> str:

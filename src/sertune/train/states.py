@@ -528,15 +528,21 @@ def _reserve(builder: Builder, cache: DiskCache, dtype: str) -> list[int]:
 
 
 def _disk_size(builder: Builder, rows: Sequence[int], dtype: str) -> int:
-    """Bytes that the states of rows would take at most on disk; unknown durations count as the crop."""
+    """Bytes that the missing states of rows would take at most on disk; unknown durations count as the crop."""
     encoder, reader = builder.encoder, builder.reader
-    durations = reader.frame["duration"].fillna(reader.audio.crop).clip(upper=reader.audio.crop).to_numpy()
-    seconds = [builder.known[row][1] / reader.rate if row in builder.known else durations[row] for row in rows]
-    pooled = len(rows) * (encoder.depth + 1) * row_bytes("float32", 2 * encoder.width)
-    if builder.frames is None:
-        return builder.count * pooled
-    frames = math.ceil(sum(seconds) * encoder.frames_per_second) * row_bytes(dtype, encoder.width)
-    return builder.count * (pooled + frames)
+    durations = reader.frame["duration"].fillna(reader.audio.crop).clip(upper=reader.audio.crop).tolist()
+    vectors, seconds = 0, 0.0
+    for row in rows:
+        if row not in builder.known:
+            vectors, seconds = vectors + builder.count, seconds + builder.count * durations[row]
+            continue
+        digest, samples = builder.known[row]
+        for name in builder.names(digest):
+            vectors += name not in builder.pooled
+            seconds += samples / reader.rate if builder.frames is not None and name not in builder.frames else 0
+    frames = math.ceil(seconds * encoder.frames_per_second) if builder.frames is not None else 0
+    vector = (encoder.depth + 1) * row_bytes("float32", 2 * encoder.width)
+    return vectors * vector + frames * row_bytes(dtype, encoder.width)
 
 
 def _first(skipped: list[dict[str, str]]) -> str:

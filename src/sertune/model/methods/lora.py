@@ -56,8 +56,8 @@ class LoraLinear(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         output: Tensor = self.base(states)
-        update = linear(linear(self.dropout(states).to(self.lora_A.dtype), self.lora_A), self.lora_B)
-        return output + (self.scale * update).to(output.dtype)
+        narrow = linear(self.dropout(states).to(self.lora_A.dtype), self.lora_A)
+        return output + linear(self.scale * narrow, self.lora_B).to(output.dtype)
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,22 @@ class Lora:
             for index in range(cut, encoder.depth)
             for path in self._paths(encoder, index)
         ]
-        if not added:
-            raise SertuneError(
-                f"method.lora.targets = {', '.join(self.options.targets)}: no module matched in encoder {encoder.name}"
-            )
         if self.options.start:
             load_adapter(encoder, Path(self.options.start), self.options, key="method.lora.start = ")
         encoder.set_trainable([p for module in added for p in (module.lora_A, module.lora_B)], cut)
 
     def _paths(self, encoder: Encoder, index: int) -> list[str]:
-        layer, paths = encoder.layers[index], []
-        if "attention" in self.options.targets:
-            paths += attention_linears(layer)
-        if "feed-forward" in self.options.targets:
-            paths += [path for part in feed_forwards(layer, encoder.width) for path in part.linears]
-        return paths
+        layer = encoder.layers[index]
+        found = {
+            "attention": attention_linears(layer),
+            "feed-forward": [path for part in feed_forwards(layer, encoder.width) for path in part.linears],
+        }
+        for target in self.options.targets:
+            if not found[target]:
+                raise SertuneError(
+                    f"method.lora.targets = {target}: no module matched in layer {index} of encoder {encoder.name}"
+                )
+        return [path for target, paths in found.items() if target in self.options.targets for path in paths]
 
     def _update(self, encoder: Encoder, index: int, path: str) -> LoraLinear:
         options, layer = self.options, encoder.layers[index]
