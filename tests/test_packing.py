@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, save_family
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from sertune.config import HeadConfig, MethodConfig
 from sertune.data.batch import LayerStates, collate, pad_states
 from sertune.errors import SertuneError
-from sertune.model.attention import NAME, Packing, attend
+from sertune.model.attention import NAME, Kernel, Packing, attend
 from sertune.model.dropout import FastDropout, dropout
 from sertune.model.emotion_model import EmotionModel, ModelSpec
 from sertune.model.encoder import Encoder, load_encoder, mean_and_std
@@ -64,10 +64,10 @@ def test_packed_attention_stays_within_a_clip() -> None:
     """Another clip beside it changes nothing, also in the gradients."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, 9, 4, requires_grad=True) for _ in range(3))
-    for kernel in ("plain", "sdpa"):
-        both, _ = attend(torch.nn.Identity(), query, key, value, Packing([5, 4], kernel))  # type: ignore[arg-type]
-        first = (tensor[:, :, :5] for tensor in (query, key, value))
-        alone = F.scaled_dot_product_attention(*first).transpose(1, 2)
+    kernels: tuple[Kernel, ...] = ("plain", "sdpa")
+    for kernel in kernels:
+        both, _ = attend(torch.nn.Identity(), query, key, value, Packing([5, 4], kernel))
+        alone = F.scaled_dot_product_attention(query[:, :, :5], key[:, :, :5], value[:, :, :5]).transpose(1, 2)
         torch.testing.assert_close(both[:, :5], alone)
         (slope,) = torch.autograd.grad(both[:, :5].sum(), value, retain_graph=True)
         assert not slope[:, :, 5:].any()
@@ -105,6 +105,7 @@ def test_prompts_that_act_are_the_same_packed_padded_and_alone(family: str, fold
 def test_the_gate_of_a_prompt_has_its_gradient_from_the_start(folders: dict[str, str]) -> None:
     """By finite differences: the factor is tiny at first, its slope is not."""
     encoder = load_encoder(folders["wav2vec2-group"], check=False)
+    torch.manual_seed(0)
     apply_methods(encoder, MethodConfig("prompt", 1))
     states = entering(encoder)
     gate = encoder.layers[-1].get_parameter("prompt.gate")
@@ -118,10 +119,10 @@ def test_the_gate_of_a_prompt_has_its_gradient_from_the_start(folders: dict[str,
     (slope,) = torch.autograd.grad(value(), gate)
     with torch.no_grad():
         before = value()
-        gate[0] += 1e-3
+        gate[0] += 3e-4
         after = value()
     assert abs(float(slope[0])) > 1e-4
-    assert float(after - before) / 1e-3 == pytest.approx(float(slope[0]), rel=0.1)
+    assert float(after - before) / 3e-4 == pytest.approx(float(slope[0]), rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -203,5 +204,5 @@ def test_saving_a_merged_encoder_does_not_name_our_attention(folders: dict[str, 
 
 
 def test_flash_needs_a_family_that_packs(folders: dict[str, str]) -> None:
-    with pytest.raises(SertuneError, match="attention = flash: encoder .* has an attention of its own"):
+    with pytest.raises(SertuneError, match=r"attention = flash: encoder .* has an attention of its own"):
         load_encoder(folders["wavlm"], check=False).use_attention("flash")

@@ -179,7 +179,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
         fit = Fit(_fresh_model(prepared, fold, config)[0], prepared.clips, fold, config, prepared.device)
         fit.model.train()
         rows = fold.train[:16]
-        loss = fit._backward(np.array_split(rows, accumulate), 0, False)
+        loss = fit._backward(fit._load(rows), 0)
         gradients.append((loss, [p.grad.clone() for p in fit.parameters if p.grad is not None]))
     assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
     assert len(gradients[0][1]) == len(gradients[1][1]) > 5

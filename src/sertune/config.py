@@ -203,9 +203,10 @@ class TrainConfig:
     epochs: int = 6
     """Passes over the training part; dev chooses the one that is kept."""
     choose: Literal["within-error", "best"] = "within-error"
-    """The epoch that dev chooses: `within-error`: the latest within one standard error of the best. `best`: the best."""
-    lr: float = 3e-4
-    """Peak learning rate of the encoder."""
+    """What dev chooses. `within-error`: the latest within one standard error of the best. `best`: the best."""
+    lr: float | Literal["auto"] = "auto"
+    """Peak learning rate of the encoder; `auto`: that of its method, 3e-4 for `partial` and 1e-3 for those that train
+    few parameters."""
     head_lr: float = 1e-3
     """Peak learning rate of the head."""
     weight_decay: float = 0.01
@@ -251,8 +252,8 @@ class CacheConfig:
     dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
     """How frames are written to disk; `int8` has one scale per frame. Pooled vectors are always float32."""
     views: int = 1
-    """Kept versions of every clip: the clip as it is and, by waveform augmentation (`augment.wave_...`), this many less
-    one others, of which training draws one per clip and epoch."""
+    """Kept versions of every clip: the clip as it is, the others by waveform augmentation (`augment.wave_...`).
+    Training draws one of them per clip and epoch."""
     disk_gib: float = 20.0
     """Most that the whole folder may hold."""
     limit_gib: float = 4.0
@@ -410,7 +411,8 @@ def validate(config: RunConfig) -> None:
     _need(head.start_regularisation > 0, "head.start_regularisation", head.start_regularisation, "a strength above 0")
     _need(0 <= head.blend < 1, "head.blend", head.blend, "a share from 0, below 1")
     _need(train.epochs >= 0, "train.epochs", train.epochs, "0 or more")
-    for key in ("lr", "head_lr", "weight_decay", "clip"):
+    _need(train.lr == "auto" or train.lr >= 0, "train.lr", train.lr, "0 or more, or auto")
+    for key in ("head_lr", "weight_decay", "clip"):
         _need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
     _need(0 <= train.warmup < 1, "train.warmup", train.warmup, "a share from 0 to 1")
     for key in ("batch_clips", "accumulate"):

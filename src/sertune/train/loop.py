@@ -8,6 +8,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,7 @@ class Fit:
         self.state = Checkpoint()
         self.total_steps = self.options.epochs * len(self._batches(0))
         self._saved = time.monotonic()
+        self._loaded: tuple[np.ndarray, Future[list[Batch]]] | None = None
         if checkpoint is not None and checkpoint.is_file():
             self.state = load_checkpoint(checkpoint, model, self.optimizer)
             device.set_scale(self.state.scale)
@@ -202,15 +204,20 @@ class Fit:
     def _epoch(self, advance: Callable[[int], None]) -> None:
         state = self.state
         batches = self._batches(state.epoch)
-        while state.step < len(batches):
-            began = time.perf_counter()
-            state.losses.append(self._step(batches[state.step], state.steps))
-            state.seconds += time.perf_counter() - began
-            state.step += 1
-            state.steps += 1
-            advance(1)
-            if time.monotonic() - self._saved > 60 * self.options.checkpoint_minutes and state.step < len(batches):
-                self._save()
+        kept = self.clips.states.live is None and not self.model.encoder.front_trains
+        with ThreadPoolExecutor(1) as pool:
+            while state.step < len(batches):
+                began = time.perf_counter()
+                later = batches[state.step + 1] if state.step + 1 < len(batches) else None
+                loading = pool.submit(self._load, later) if kept and later is not None else None
+                state.losses.append(self._step(batches[state.step], state.steps))
+                self._loaded = (later, loading) if later is not None and loading is not None else None
+                state.seconds += time.perf_counter() - began
+                state.step += 1
+                state.steps += 1
+                advance(1)
+                if time.monotonic() - self._saved > 60 * self.options.checkpoint_minutes and state.step < len(batches):
+                    self._save()
         state.epoch += 1
         state.step = 0
         self._finish_epoch(float(np.mean(state.losses)))
@@ -255,12 +262,9 @@ class Fit:
         """One update; returns the loss of the whole batch."""
         set_rates(self.optimizer, rate_factor(step, self.total_steps, self.options, self.state.halvings))
         self.model.train()
-        warm = self.state.epoch < self.options.unfreeze_epoch
-        pooled_only = warm and self.model.head.lowest_frames is None
         self.optimizer.zero_grad(set_to_none=True)
-        parts = np.array_split(rows, min(self.options.accumulate, len(rows)))
-        loss = self._backward(parts, step, pooled_only)
-        if warm:
+        loss = self._backward(self._parts(rows), step)
+        if self._warm:
             for parameter in self.model.trained_parameters():
                 parameter.grad = None
         self.device.unscale(self.optimizer)
@@ -272,37 +276,52 @@ class Fit:
         self._average(step)
         return loss
 
-    def _backward(self, parts: list[np.ndarray], step: int, pooled_only: bool) -> float:
+    @property
+    def _warm(self) -> bool:
+        """Whether the head trains alone."""
+        return self.state.epoch < self.options.unfreeze_epoch
+
+    def _parts(self, rows: np.ndarray) -> list[Batch]:
+        """The parts of a batch: loaded while the one before it was computed, or now."""
+        if self._loaded is not None and self._loaded[0] is rows:
+            return self._loaded[1].result()
+        return self._load(rows)
+
+    def _load(self, rows: np.ndarray) -> list[Batch]:
+        audio = self.model.encoder.front_trains
+        pooled_only = self._warm and self.model.head.lowest_frames is None
+        epoch = (self.config.seed, self.fold.name, self.state.epoch)
+        parts = np.array_split(rows, min(self.options.accumulate, len(rows)))
+        return [self.clips.batch(part.tolist(), audio=audio, pooled_only=pooled_only, epoch=epoch) for part in parts]
+
+    def _backward(self, parts: list[Batch], step: int) -> float:
         """Gradients of the loss of the whole batch, however many parts it is computed in.
 
         With several parts the outputs of all are computed first; the gradient of the loss with respect to them
         is then passed back part by part, with the same random draws.
         """
         if len(parts) == 1:
-            outputs, targets = self._forward(parts[0], step, 0, pooled_only)
+            outputs, targets = self._forward(parts[0], step, 0)
             loss = self.model.target.loss(outputs, targets)
             self.device.backward(loss)
             return float(loss.detach())
         with torch.no_grad():
-            made = [self._forward(part, step, index, pooled_only) for index, part in enumerate(parts)]
+            made = [self._forward(part, step, index) for index, part in enumerate(parts)]
         outputs = torch.cat([output for output, _ in made]).requires_grad_()
         loss = self.model.target.loss(outputs, torch.cat([target for _, target in made]))
         (slope,) = torch.autograd.grad(loss, outputs)
         for index, (part, part_slope) in enumerate(zip(parts, slope.split([len(p) for p in parts]), strict=True)):
-            output, _ = self._forward(part, step, index, pooled_only)
+            output, _ = self._forward(part, step, index)
             self.device.backward((output * part_slope).sum())
         return float(loss.detach())
 
-    def _forward(self, rows: np.ndarray, step: int, part: int, pooled_only: bool) -> tuple[Tensor, Tensor]:
+    def _forward(self, batch: Batch, step: int, part: int) -> tuple[Tensor, Tensor]:
         """Outputs and targets (mixed, if mixup is on) of one part of a batch."""
-        audio = self.model.encoder.front_trains
-        epoch = (self.config.seed, self.fold.name, self.state.epoch)
-        batch = self.clips.batch(rows.tolist(), audio=audio, pooled_only=pooled_only, epoch=epoch)
         batch = batch.to(self.device.torch)
         torch.manual_seed(derive_seed(self.config.seed, self.fold.name, step, part))
         augment, targets, mixup = self.config.augment, batch.targets, None
-        if augment.mixup and len(rows) > 1:
-            mixup = mixup_pairs(len(rows), augment.mixup)
+        if augment.mixup and len(batch) > 1:
+            mixup = mixup_pairs(len(batch), augment.mixup)
             weight = mixup[1].to(targets.device)
             targets = weight * targets + (1 - weight) * targets[mixup[0].to(targets.device)]
         with self.device.autocast():

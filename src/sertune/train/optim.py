@@ -9,18 +9,28 @@ from torch import nn
 from sertune.config import TrainConfig
 from sertune.model.emotion_model import EmotionModel
 
+RATES = {"frozen": 0.0, "full": 3e-4, "partial": 3e-4, "lora": 1e-3, "adapter": 1e-3, "prompt": 1e-3, "bias": 1e-3}
+"""Peak rates of the methods."""
+
 
 def make_optimizer(model: EmotionModel, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with separate rates for encoder and head; vectors (biases, norms) do not decay."""
     encoder = model.trained_parameters()
     groups: list[dict[str, Any]] = []
-    for parameters, rate in ((encoder, config.lr), (list(model.head.parameters()), config.head_lr)):
+    for parameters, rate in ((encoder, peak_rate(model, config)), (list(model.head.parameters()), config.head_lr)):
         matrices = [parameter for parameter in parameters if parameter.ndim > 1]
         vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
         for group, decay in ((matrices, config.weight_decay), (vectors, 0.0)):
             if group:
                 groups.append({"params": group, "lr": rate, "peak": rate, "weight_decay": decay})
     return torch.optim.AdamW(groups, fused=True)
+
+
+def peak_rate(model: EmotionModel, config: TrainConfig) -> float:
+    """The encoder's peak rate; `auto`: the lowest of those that suit the methods that are joined (chosen by dev)."""
+    if config.lr != "auto":
+        return config.lr
+    return min((RATES[part] for part in model.spec.method.parts), default=0.0)
 
 
 def rate_factor(step: int, total: int, config: TrainConfig, halvings: int) -> float:

@@ -52,7 +52,7 @@ class Plan:
         seconds_per_epoch: of one fold.
         seconds_total: states, and all epochs of all folds; without the frozen baseline.
         peak_memory_mib: of the process, or on a GPU of its memory.
-        largest_batch_seconds: audio per batch (`train.batch_seconds`) that fits the free memory; 0 where nothing trains.
+        largest_batch_seconds: audio per batch (`train.batch_seconds`) that fits the free memory; 0: nothing trains.
         free_memory_mib: now, with what the trial holds counted as free.
         precision: what `auto` chose.
         device: where.
