@@ -349,11 +349,23 @@ def empty(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "layer"),
-    [(truncate, True), (flip_a_byte, True), (flip_a_byte, False), (flip_a_name, True), (empty, False)],
+    ("damage", "layer", "forgotten"),
+    [
+        (truncate, True, False),
+        (flip_a_byte, True, False),
+        (flip_a_byte, True, True),
+        (flip_a_byte, False, False),
+        (flip_a_name, True, False),
+        (empty, False, False),
+    ],
 )
 def test_a_damaged_shard_is_named_and_computed_again(
-    damage: Callable[[Path], None], layer: bool, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[Path], None],
+    layer: bool,
+    forgotten: bool,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     states_of(tiny_corpus, tmp_path / "cache")
     wanted = states_of(tiny_corpus)
@@ -362,12 +374,16 @@ def test_a_damaged_shard_is_named_and_computed_again(
     capsys.readouterr()
     assert main(["cache", "verify", "--folder", str(tmp_path / "cache")]) == 1
     assert str(shard) in capsys.readouterr().out
+    if forgotten:  # which file holds which clip: the damage is found only once they are read
+        shutil.rmtree(tmp_path / "cache" / "files")
     found = states_of(tiny_corpus, tmp_path / "cache")
     assert_same_states(found, wanted)
     if damage is flip_a_name:  # the clip under that name is never asked for
         assert found.passes == 1
     else:
-        assert f"{shard}: damaged" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{shard}: damaged" in said
+        assert "; 0 of 16 clips are there" in said
         assert not shard.exists()
         assert found.passes == CLIPS
     assert states_of(tiny_corpus, tmp_path / "cache").passes == 0
