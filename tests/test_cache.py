@@ -605,6 +605,9 @@ def test_a_run_on_views_goes_on_to_the_same_result(
     cache = {"views": 3, "folder": str(tmp_path / "cache")} if states else {"states": False}
     options = {"cache": cache, "augment": NOISE, "train": {"checkpoint_minutes": 0.0, "epochs": 2, "batch_clips": 4}}
     whole = train(settings(tiny_corpus, tmp_path / "whole", **options))
+    plain = train(settings(tiny_corpus, tmp_path / "plain", train=options["train"]))
+    weights = [load_file(run / "model" / "model.safetensors")["head.output.weight"] for run in (whole, plain)]
+    assert not torch.equal(*weights), "training saw the clips as they are"
     step, done = Fit._step, 0
 
     def stopping(self: Fit, rows: np.ndarray, number: int) -> float:

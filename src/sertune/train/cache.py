@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -58,7 +58,6 @@ SET_NAME = re.compile(r"[0-9a-f]{16}")
 NOT_NUMBERS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Of a model's configuration: what says where it came from."""
 
-Dtype = Literal["float16", "float32", "bfloat16", "int8"]
 TORCH_DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
@@ -223,15 +222,11 @@ class StateSet:
         key: see `states_key`.
         encoder: its name, for people.
         at_once: check every clip when it is first asked for, whatever the size of the set.
-
-    Attributes:
-        written: bytes written by this process.
     """
 
     def __init__(self, folder: Path, key: dict[str, Any], encoder: str, *, at_once: bool) -> None:
         self.folder, self.key, self.encoder = folder, key, encoder
         self.dtype: str = key["dtype"]
-        self.written = 0
         self._shards = self._open_shards()
         self._places: dict[str, Place] = {}
         self._index()
@@ -330,7 +325,6 @@ class StateSet:
             for clip, place in shard.places.items():
                 self._places.setdefault(clip, place)
             self._sound |= shard.places.keys()
-            self.written += file.stat().st_size
 
     def _write(self, waiting: dict[str, tuple[Tensor, Tensor | None]]) -> tuple[Path, Shard]:
         scales = [part for _, part in waiting.values() if part is not None]
