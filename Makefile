@@ -17,7 +17,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/methods.py --clips 64
 
 # torch first, from pip's own index or wheel folder: any other version would bring gigabytes of CUDA
 $(READY): pyproject.toml constraints.txt
