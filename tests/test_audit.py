@@ -10,10 +10,9 @@ import pytest
 import soundfile
 
 from sertune.data import audit
-from sertune.data.audit import check, leaks, usable_rows
+from sertune.data.audit import check, leaks
 from sertune.data.manifest import Manifest, Scheme
 from sertune.data.splits import Fold
-from sertune.errors import SertuneError
 
 RATE = 16000
 
@@ -168,36 +167,6 @@ def test_ratings_in_the_summary(tmp_path: Path) -> None:
     )
     rated = Manifest.of("t", corpus(tmp_path).utterances.assign(id=list("abcd")), ratings=ratings)
     assert check(rated).summary["ratings"] == {"ratings": 3, "raters": 2, "attributes": {"emotion": 3}}
-
-
-def test_usable_rows_refuses_or_skips(tmp_path: Path) -> None:
-    good, gone = write(tmp_path / "a.wav"), tmp_path / "gone.wav"
-    (tmp_path / "text.wav").write_text("no audio")
-    manifest = with_files(good, gone, tmp_path / "text.wav")
-    with pytest.raises(SertuneError, match=r"gone.wav: no such file \(1 of 2 bad files among 3; --skip-bad"):
-        usable_rows(manifest)
-    rows, skipped = usable_rows(manifest, skip_bad=True)
-    assert rows.tolist() == [0]
-    assert skipped == [
-        {"file": str(gone), "reason": "no such file"},
-        {"file": str(tmp_path / "text.wav"), "reason": skipped[1]["reason"]},
-    ]
-    with pytest.raises(SertuneError, match="none of the 1 utterances"):
-        usable_rows(with_files(gone), skip_bad=True)
-    assert usable_rows(corpus(tmp_path))[0].tolist() == [0, 1, 2, 3]
-
-
-def test_with_durations_in_the_table_no_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = corpus(tmp_path, duration=[1.0, 1.0, 70.0, 0.01])
-    (tmp_path / "b.wav").unlink()
-
-    def touched(*_: object, **__: object) -> None:
-        raise AssertionError("opened")
-
-    monkeypatch.setattr(soundfile, "SoundFile", touched)
-    rows, skipped = usable_rows(manifest, decode=False, skip_bad=True)
-    assert rows.tolist() == [0]
-    assert [entry["reason"].split(":")[0] for entry in skipped] == ["no such file", "too long", "too short"]
 
 
 def test_leaks_are_counted_and_named() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from families import save_family
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from sertune.config import AugmentConfig, HeadConfig, from_dict
@@ -21,6 +22,7 @@ from sertune.model.encoder import mean_and_std
 from sertune.model.head import AttentivePooling, Head, chosen_layers
 from sertune.model.probe import fit_logistic, fit_ridge
 from sertune.model.targets import CategoryTarget, DimensionTarget, target_from
+from sertune.train.prepare import assemble
 from sertune.train.run import train
 
 
@@ -184,6 +186,16 @@ def test_layers_of_different_frame_rates_are_not_mixed() -> None:
     with pytest.raises(SertuneError, match="different frame rates"):
         convolved_head().pool(hidden, 1, None)
     convolved_head(mix="last").pool(hidden, 1, None)
+
+
+def test_different_frame_rates_are_refused_before_states_are_computed(tiny_corpus: Path, tmp_path: Path) -> None:
+    values = {
+        "data": f"synthetic:{tiny_corpus}",
+        "encoder": save_family("sew", tmp_path / "sew"),
+        "head": {"mix": "weighted", "layers": [2, 3], "convolutions": [8]},
+    }
+    with pytest.raises(SertuneError, match="different frame rates"):
+        assemble(from_dict(values))
 
 
 @pytest.mark.parametrize("method", [{"name": "frozen"}, {"name": "partial", "layers": 1}, {"name": "full"}])

@@ -18,7 +18,7 @@ from sertune.data import labels
 from sertune.data.audio import audio_info, read_audio, samples_digest
 from sertune.data.manifest import Manifest, outside_scheme, outside_words
 from sertune.data.splits import Fold
-from sertune.errors import AudioError, SertuneError
+from sertune.errors import AudioError
 
 MAX_SECONDS: Final = 60.0
 MIN_SECONDS: Final = 0.1
@@ -87,7 +87,6 @@ class _Limits:
     most: float
     least: float
     crop: float | None
-    decode: bool = True
 
 
 def check(
@@ -127,57 +126,6 @@ def check(
     usable[[p.row - 1 for p in problems if p.severity == "error" and p.row is not None]] = False
     durations = np.array([clip.seconds for clip in clips], dtype=np.float64)
     return Check(tuple(problems), _summary(manifest, clips, durations, usable), usable, durations, digests)
-
-
-def usable_rows(
-    manifest: Manifest,
-    *,
-    skip_bad: bool = False,
-    max_seconds: float = MAX_SECONDS,
-    min_seconds: float = MIN_SECONDS,
-    crop: float | None = None,
-    decode: bool = True,
-    workers: int = 2,
-    progress: Progress | None = None,
-) -> tuple[NDArray[np.int64], list[dict[str, str]]]:
-    """The utterances that training can use, and why it can't use the others.
-
-    Args:
-        manifest: the corpus.
-        skip_bad: go on without the others instead of refusing.
-        max_seconds: as in `check`.
-        min_seconds: as in `check`.
-        crop: as in `check`.
-        decode: False trusts the table: where it has durations no file is opened, only looked for; where it
-            has none the header is read. Damage inside a file then shows when it is read.
-        workers: as in `check`.
-        progress: as in `check`.
-
-    Returns:
-        Row positions, sorted, and ``{"file", "reason"}`` for each row left out.
-
-    Raises:
-        SertuneError: a file can't be used and ``skip_bad`` is False, or none can be used.
-    """
-    frame = manifest.utterances
-    limits = _Limits(max_seconds, min_seconds, crop, decode)
-    reasons = [clip.problem and clip.problem[1] for clip in _look(frame, limits, workers, progress)]
-    for problem in _label_problems(manifest):
-        if problem.severity == "error" and problem.row is not None:
-            reasons[problem.row - 1] = reasons[problem.row - 1] or problem.message
-    bad = [i for i, reason in enumerate(reasons) if reason is not None]
-    skipped = [{"file": str(frame["file"].iat[i]), "reason": str(reasons[i])} for i in bad]
-    if skipped and (not skip_bad or len(skipped) == len(frame)):
-        first = f"{skipped[0]['file']}: {skipped[0]['reason']}"
-        if len(skipped) == len(frame):
-            raise SertuneError(
-                f"none of the {len(frame)} utterances of {manifest.name} can be used; the first: {first}"
-            )
-        raise SertuneError(
-            f"{first} (1 of {len(skipped)} bad files among {len(frame)}; --skip-bad goes on without them, "
-            "sertune check lists them)"
-        )
-    return np.setdiff1d(np.arange(len(frame), dtype=np.int64), np.array(bad, dtype=np.int64)), skipped
 
 
 def leaks(utterances: pd.DataFrame, fold: Fold, digests: Sequence[str] | None = None) -> list[str]:
@@ -225,9 +173,7 @@ def leaks(utterances: pd.DataFrame, fold: Fold, digests: Sequence[str] | None = 
 
 def _look(frame: pd.DataFrame, limits: _Limits, workers: int, progress: Progress | None) -> Iterator[_Clip]:
     """Every utterance in order. Work is handed out in chunks, so that few results wait at a time."""
-    rows: Iterator[tuple[Any, ...]] = zip(
-        *(frame[c].tolist() for c in ("file", "start", "end", "duration")), strict=True
-    )
+    rows: Iterator[tuple[Any, ...]] = zip(*(frame[c].tolist() for c in ("file", "start", "end")), strict=True)
     done = 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
         while chunk := list(itertools.islice(rows, _CHUNK)):
@@ -239,19 +185,15 @@ def _look(frame: pd.DataFrame, limits: _Limits, workers: int, progress: Progress
 
 
 def _look_at(limits: _Limits, row: tuple[Any, ...]) -> _Clip:
-    file, start, end, duration = row
+    file, start, end = row
     try:
-        if not limits.decode and not math.isnan(duration):
-            if not Path(file).is_file():
-                raise AudioError(file, "no such file")
-            return _Clip(duration, problem=_length_problem(duration, limits))
         info = audio_info(file)
         begin = 0.0 if math.isnan(start) else start
         stop = info.seconds if math.isnan(end) else min(end, info.seconds)
         clip = _Clip(stop - begin, info.rate, info.channels)
         # An empty file or segment is for `read_audio` to put into words.
         problem = _length_problem(clip.seconds, limits) if clip.seconds > 0 else None
-        if problem is not None or (clip.seconds > 0 and not limits.decode):
+        if problem is not None:
             return _with(clip, problem=problem)
         audio = read_audio(file, info.rate, start, end, limits.crop)
         return _with(clip, digest=samples_digest(audio))

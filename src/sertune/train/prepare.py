@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sertune.config import RunConfig
@@ -81,11 +82,20 @@ def assemble(config: RunConfig) -> Parts:
     spec = ModelSpec(config.encoder, config.method, config.head, target, config.audio)
     pretrained = {id(parameter) for parameter in encoder.model.parameters()}
     model = EmotionModel(encoder, spec)
+    _try_head(model)
     trained = zip(model.trained_names, model.trained_parameters(), strict=True)
     initial = {name: parameter.detach().clone() for name, parameter in trained if id(parameter) in pretrained}
     device.set_up(encoder, config)
     split(manifest, target, config)  # mistakes in the split show before the long part
     return Parts(manifest, target, encoder, initial, spec, model, device)
+
+
+@torch.no_grad()
+def _try_head(model: EmotionModel) -> None:
+    """Raises `SertuneError` where the head would mix layers of different frame rates, before the long part."""
+    if model.head.convolutions is not None:
+        encoder = model.encoder
+        model.head.pool(encoder.replay(encoder.front(encoder.noise(0.5)), 0), 0, None)
 
 
 def prepare(config: RunConfig) -> Prepared:
