@@ -33,8 +33,8 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 @torch.no_grad()
-def entering(encoder: Encoder) -> LayerStates:
-    return pad_states([encoder.front(noise(seconds)).states[0] for seconds in (0.6, 1.4, 0.9)])
+def entering(encoder: Encoder, *seconds: float) -> LayerStates:
+    return pad_states([encoder.front(noise(length)).states[0] for length in seconds or (0.6, 1.4, 0.9)])
 
 
 def assert_same(one: LayerStates, other: LayerStates) -> None:
@@ -53,22 +53,27 @@ def test_packing_where_the_family_allows_it(family: str, folders: dict[str, str]
 def test_packed_equals_padded(family: str, kernel: str, folders: dict[str, str]) -> None:
     encoder = load_encoder(folders[family], check=False)
     encoder.use_attention(kernel)  # type: ignore[arg-type]
-    states = entering(encoder)
     with torch.no_grad():
-        for packed, padded in zip(encoder.replay(states.pack(), 0), encoder.replay(states, 0), strict=True):
-            assert packed.packed
-            assert_same(packed.pad(), padded)
+        for states in (entering(encoder), entering(encoder, 0.7, 0.7)):
+            for packed, padded in zip(encoder.replay(states.pack(), 0), encoder.replay(states, 0), strict=True):
+                assert packed.packed
+                assert_same(packed.pad(), padded)
 
 
-def test_packed_attention_stays_within_a_clip() -> None:
+@pytest.mark.parametrize("lengths", [[5, 4], [5, 5, 5]])
+def test_packed_attention_stays_within_a_clip(lengths: list[int]) -> None:
     """Another clip beside it changes nothing, also in the gradients."""
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, 2, 9, 4, requires_grad=True) for _ in range(3))
+    query, key, value = (torch.randn(1, 2, sum(lengths), 4, requires_grad=True) for _ in range(3))
     kernels: tuple[Kernel, ...] = ("plain", "sdpa")
     for kernel in kernels:
-        both, _ = attend(torch.nn.Identity(), query, key, value, Packing([5, 4], kernel))
+        both, _ = attend(torch.nn.Identity(), query, key, value, Packing(lengths, kernel))
+        assert both.shape == (1, sum(lengths), 2, 4)
         alone = F.scaled_dot_product_attention(query[:, :, :5], key[:, :, :5], value[:, :, :5]).transpose(1, 2)
         torch.testing.assert_close(both[:, :5], alone)
+        last = F.scaled_dot_product_attention(query[:, :, 5:9], key[:, :, 5:9], value[:, :, 5:9]).transpose(1, 2)
+        if len(lengths) == 2:
+            torch.testing.assert_close(both[:, 5:], last)
         (slope,) = torch.autograd.grad(both[:, :5].sum(), value, retain_graph=True)
         assert not slope[:, :, 5:].any()
 

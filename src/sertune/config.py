@@ -205,8 +205,8 @@ class TrainConfig:
     choose: Literal["within-error", "best"] = "within-error"
     """What dev chooses. `within-error`: the latest within one standard error of the best. `best`: the best."""
     lr: float | Literal["auto"] = "auto"
-    """Peak learning rate of the encoder; `auto`: that of its method, 3e-4 for `partial` and 1e-3 for those that train
-    few parameters."""
+    """Peak learning rate of the encoder; `auto`: that of its method, 1e-4 for `full`, 3e-4 for `partial`, 1e-3 to 3e-3
+    for those that train few parameters."""
     head_lr: float = 1e-3
     """Peak learning rate of the head."""
     weight_decay: float = 0.01

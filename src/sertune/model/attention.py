@@ -82,12 +82,20 @@ def attend(
     if query.is_cuda:
         return _padded(query, key, value, packing, scale, dropout), None
     one = _plain if packing.kernel == "plain" else _fused
+    if len(set(packing.lengths)) == 1:  # as where a corpus cut all its clips alike: one product for all
+        q, k, v = (_side_by_side(tensor, len(packing.lengths)) for tensor in (query, key, value))
+        return one(q, k, v, packing.bias, scale, dropout).flatten(0, 1)[None], None
     clips = zip(*(tensor.split(packing.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     return torch.cat([one(q, k, v, packing.bias, scale, dropout) for q, k, v in clips], dim=1), None
 
 
+def _side_by_side(tensor: Tensor, clips: int) -> Tensor:
+    """(1, heads, B T, d) of clips of equal length -> (B, heads, T, d)."""
+    return tensor[0].unflatten(1, (clips, -1)).transpose(0, 1)
+
+
 def _plain(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, rate: float) -> Tensor:
-    """One clip (1, heads, T, d) by matrix products -> (1, T, heads, d)."""
+    """Clips of equal length (B, heads, T, d) by matrix products -> (B, T, heads, d)."""
     scores = torch.matmul(query * scale, key.transpose(2, 3))
     if bias is not None:
         scores = scores + _columns(bias, scores.shape[-1]).to(scores.dtype)
@@ -96,7 +104,7 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, rate: float) -> Tensor:
-    """One clip (1, heads, T, d) by torch's fused attention -> (1, T, heads, d)."""
+    """Clips of equal length (B, heads, T, d) by torch's fused attention -> (B, T, heads, d)."""
     mask = None if bias is None else _columns(bias, key.shape[2]).to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate, scale=scale).transpose(
         1, 2

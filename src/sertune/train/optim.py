@@ -9,7 +9,7 @@ from torch import nn
 from sertune.config import TrainConfig
 from sertune.model.emotion_model import EmotionModel
 
-RATES = {"frozen": 0.0, "full": 3e-4, "partial": 3e-4, "lora": 3e-3, "adapter": 3e-3, "prompt": 3e-3, "bias": 1e-3}
+RATES = {"frozen": 0.0, "full": 1e-4, "partial": 3e-4, "lora": 3e-3, "adapter": 3e-3, "prompt": 3e-3, "bias": 1e-3}
 """Peak rates of the methods."""
 
 
