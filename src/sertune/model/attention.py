@@ -91,7 +91,8 @@ def attend(
 
 def _side_by_side(tensor: Tensor, clips: int) -> Tensor:
     """(1, heads, B T, d) of clips of equal length -> (B, heads, T, d)."""
-    return tensor[0].unflatten(1, (clips, -1)).transpose(0, 1)
+    side: Tensor = tensor[0].unflatten(1, (clips, -1))
+    return side.transpose(0, 1)
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float, rate: float) -> Tensor:
