@@ -469,7 +469,7 @@ def ours(row: Row, clips: list[Any], job: dict[str, Any]) -> Iterator[Training]:
 
     with stand_ins():
         from sertune.data.splits import Fold
-        from sertune.train.cache import DiskCache, Stored
+        from sertune.train.cache import DiskCache, Stored, disk_dtype
         from sertune.train.device import Device
         from sertune.train.loop import Clips, Fit
         from sertune.train.states import States
@@ -506,7 +506,8 @@ def ours(row: Row, clips: list[Any], job: dict[str, Any]) -> Iterator[Training]:
         began = time.perf_counter()
         cache = DiskCache(Path(folder))
         layers_kept = [None, *([start] if start is not None else [])] if row.cached else []
-        sets = [cache.open(encoder, device.precision, layer, config.cache.dtype) for layer in layers_kept]
+        kind = disk_dtype(config.cache.dtype, device.precision)
+        sets = [cache.open(encoder, device.precision, layer, kind) for layer in layers_kept]
         pooled, native = [], torch.float32
         for clip, audio in zip(names, clips, strict=True):
             with device.autocast():

@@ -127,7 +127,7 @@ def test_a_run_from_disk_equals_one_in_memory_and_the_second_computes_nothing(
 ) -> None:
     train(settings(tiny_corpus, tmp_path / "memory"))
     assert len(passes) == CLIPS
-    cache = {"folder": str(tmp_path / "cache"), "dtype": "float32"}
+    cache = {"folder": str(tmp_path / "cache"), "dtype": "auto"}
     cold = train(settings(tiny_corpus, tmp_path / "cold", cache=cache))
     assert len(passes) == len(decoded) == 2 * CLIPS
     warm = train(settings(tiny_corpus, tmp_path / "warm", cache=cache))
@@ -141,7 +141,7 @@ def test_a_run_from_disk_equals_one_in_memory_and_the_second_computes_nothing(
 
 def test_half_precision_reads_what_it_computed(tiny_corpus: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        stored = states_of(tiny_corpus, tmp_path / "cache", precision="bf16", cache={"dtype": "bfloat16"})
+        stored = states_of(tiny_corpus, tmp_path / "cache", precision="bf16", cache={"dtype": "auto"})
         assert_same_states(stored, states_of(tiny_corpus, precision="bf16"))
 
 
@@ -653,8 +653,8 @@ def test_ls_says_what_is_there(cache: Path, capsys: pytest.CaptureFixture[str]) 
     listed = json.loads(capsys.readouterr().out)
     assert {(row["layer"], row["dtype"], row["clips"]) for row in listed} == {
         ("pooled", "float32", CLIPS),
-        (2, "float16", CLIPS),
-        (3, "float16", CLIPS),
+        (2, "float32", CLIPS),
+        (3, "float32", CLIPS),
     }
     assert listed[-1]["layer"] == 3
     assert main(["cache", "ls", "--folder", str(cache)]) == 0

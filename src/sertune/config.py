@@ -249,8 +249,9 @@ class CacheConfig:
     folder: str = ""
     """Keep them on disk here, for all runs; empty: where the environment variable SERTUNE_CACHE says, or else in memory
     for this run."""
-    dtype: Literal["float16", "float32", "bfloat16", "int8"] = "float16"
-    """How frames are written to disk; `int8` has one scale per frame. Pooled vectors are always float32."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    """How frames are written to disk. `auto`: as precise as the run computes, so that kept states are the same numbers
+    (float32; bfloat16 under bf16, float16 under fp16). `int8` has one scale per frame. Pooled vectors are float32."""
     views: int = 1
     """Kept versions of every clip: the clip as it is, the others by waveform augmentation (`augment.wave_...`).
     Training draws one of them per clip and epoch."""

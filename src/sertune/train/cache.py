@@ -110,6 +110,11 @@ def _digest(values: Any) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
+def disk_dtype(dtype: str, precision: str) -> str:
+    """The type of frames on disk; ``auto`` is the one that holds what a precision computes."""
+    return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision] if dtype == "auto" else dtype
+
+
 def row_bytes(dtype: str, width: int) -> int:
     """Bytes of one row of ``width`` numbers on disk."""
     return width * TORCH_DTYPES[dtype].itemsize + (4 if dtype == "int8" else 0)

@@ -20,7 +20,7 @@ from sertune.data.batch import make_batches
 from sertune.data.splits import Fold
 from sertune.model.emotion_model import EmotionModel
 from sertune.model.encoder import Encoder, half_where_autocast
-from sertune.train.cache import cache_folder, row_bytes
+from sertune.train.cache import cache_folder, disk_dtype, row_bytes
 from sertune.train.folds import solved
 from sertune.train.loop import EVAL_CLIPS, Clips, Fit, count_parameters
 from sertune.train.prepare import Parts, assemble, split
@@ -161,7 +161,11 @@ def _states(config: RunConfig, parts: Parts, clips: int) -> tuple[str, int]:
     floats = 0 if start is None else frames_nbytes(encoder, parts.manifest.utterances, config.audio)
     folder = cache_folder(config.cache)
     if folder is not None:
-        frames = floats // (4 * encoder.width) * row_bytes(config.cache.dtype, encoder.width)
+        frames = (
+            floats
+            // (4 * encoder.width)
+            * row_bytes(disk_dtype(config.cache.dtype, parts.device.precision), encoder.width)
+        )
         return str(folder), views * (pooled + frames)
     half = parts.device.precision == "bf16"
     fits = views * floats <= config.cache.limit_gib * GIB

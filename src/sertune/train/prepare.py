@@ -19,7 +19,7 @@ from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.methods import apply_methods
 from sertune.model.targets import CategoryTarget, DimensionTarget, Target
 from sertune.progress import say
-from sertune.train.cache import DiskCache, open_cache
+from sertune.train.cache import DiskCache, disk_dtype, open_cache
 from sertune.train.device import Device
 from sertune.train.loop import Clips
 from sertune.train.states import GIB, Reader, choose_views, compute_states, frames_nbytes
@@ -118,7 +118,7 @@ def prepare(config: RunConfig) -> Prepared:
         autocast=device.autocast,
         views=views if keep or views is None else replace(views, count=1),
         cache=cache,
-        dtype=config.cache.dtype,
+        dtype=disk_dtype(config.cache.dtype, device.precision),
         precision=device.precision,
     )
     apply_methods(encoder, config.method)
