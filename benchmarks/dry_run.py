@@ -73,7 +73,7 @@ def try_and_run(method: str, options: argparse.Namespace, folder: Path) -> tuple
         "method": {"name": name, "layers": layers if layers == "all" else int(layers or 1)},
         "precision": options.precision,
         "split": {"name": "random"},
-        "train": {"epochs": 2},
+        "train": {"epochs": 4},
         "baseline": False,
         "out": str(run),
     }
