@@ -95,7 +95,7 @@ def plan(config: RunConfig) -> Plan:
     per_epoch, largest, free = 0.0, 0.0, device.free_memory_mib()
     if trains:
         fold = folds[0]
-        trial = _Trial(parts, config, seconds[fold.train], seconds[fold.dev])
+        trial = _Trial(parts, config, seconds[fold.train], [seconds[fold.dev], seconds[fold.test]])
         per_epoch = trial.seconds_per_epoch()
         largest = trial.largest_batch_seconds(device.peak_memory_mib() + states_bytes / MIB)
         if kept == "not kept" and start is not None:
@@ -211,17 +211,19 @@ class _Trial:
         parts: of the run.
         config: of the run.
         train: seconds of each training clip.
-        dev: of each dev clip.
+        scored: of each dev clip, and of each test clip.
     """
 
-    def __init__(self, parts: Parts, config: RunConfig, train: np.ndarray, dev: np.ndarray) -> None:
+    def __init__(self, parts: Parts, config: RunConfig, train: np.ndarray, scored: list[np.ndarray]) -> None:
         self.parts, self.config = parts, replace(config, train=replace(config.train, unfreeze_epoch=0))
         options = config.train
         limits: dict[str, Any] = {"max_clips": options.batch_clips, "max_seconds": options.batch_seconds}
         self.batches = [train[rows] for rows in make_batches(train, **limits, rng=np.random.default_rng(config.seed))]
         self.batches.sort(key=self._size)
-        scored = make_batches(dev, max_clips=EVAL_CLIPS, max_seconds=2 * options.batch_seconds, rng=None)
-        self.scored = max((dev[rows] for rows in scored), key=self._size)
+        limits = {"max_clips": EVAL_CLIPS, "max_seconds": 2 * options.batch_seconds}
+        self.scored = max(
+            (part[rows] for part in scored for rows in make_batches(part, **limits, rng=None)), key=self._size
+        )
         self.usual, self.largest = self.batches[len(self.batches) // 2], self.batches[-1]
 
     def _size(self, seconds: np.ndarray) -> float:
