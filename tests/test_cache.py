@@ -666,7 +666,7 @@ def test_ls_says_what_is_there(cache: Path, capsys: pytest.CaptureFixture[str]) 
     [
         (["ID"], {"pooled", 2}),
         (["--older", "30"], {"pooled", 2}),
-        (["--to", "0.0006"], {"pooled", 2}),
+        (["--to", "0.0012"], {"pooled", 2}),
         (["--to", "1"], {"pooled", 2, 3}),
         (["--all"], set()),
         (["--all", "--older", "30"], {"pooled", 2}),
