@@ -400,14 +400,14 @@ def _cache_build(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _number(text: str) -> float:
+def _number(text: str, expected: str = "a number of 0 or more") -> float:
     """A number of 0 or more for argparse."""
     try:
         number = float(text)
     except ValueError:
         number = -1.0
     if not number >= 0:
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
     return number
 
 
@@ -527,13 +527,7 @@ def _parser(name: str, description: str) -> _Parser:
 
 def _seconds(text: str) -> float:
     """A length of time for argparse."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"expected seconds, found {text!r}")
-    return seconds
+    return _number(text, "seconds")
 
 
 def _take(flags: list[str], flag: str) -> bool:

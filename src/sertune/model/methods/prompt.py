@@ -1,6 +1,7 @@
 """Embedding prompts in the last layers (arXiv 2306.05350: one, three or five in every layer)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -35,7 +36,7 @@ class PromptTuning:
         for layer in encoder.layers[cut:]:
             prompt = Prompt(self.length, encoder.width, scale).to(encoder.device)
             layer.add_module(PROMPT, prompt)
-            encoder.on_clear(lambda layer=layer: delattr(layer, PROMPT))  # type: ignore[misc]
+            encoder.on_clear(partial(delattr, layer, PROMPT))
             added += list(prompt.parameters())
         encoder.set_trainable(added, cut)
 
