@@ -10,7 +10,7 @@ from sertune.config import from_dict, from_flags, load_yaml, to_dict
 from sertune.train.run import train
 
 FOLDER = Path(__file__).parent.parent / "configs"
-GIVEN_BY_THE_USER = {"data", "columns", "out"}
+GIVEN_BY_THE_USER = {"data", "columns", "weights", "out"}
 
 DIMENSIONAL = {
     "encoder": "facebook/wav2vec2-base",
@@ -22,6 +22,7 @@ DIMENSIONAL = {
 }
 LAST_THREE = {**DIMENSIONAL, "method.name": "partial", "method.layers": 3}
 PEFT_SER = {
+    "label_map": "4class",
     "target.labels": ["neutral", "anger", "sadness", "happiness"],
     "target.class_weights": True,
     "target.adjustment": 0.0,

@@ -157,9 +157,10 @@ class HeadConfig:
 class SplitConfig:
     """Who trains, who chooses, who tests."""
 
-    name: Literal["official", "loso", "kfold", "speaker", "random"] = "speaker"
-    """`official` partitions, `loso` leave one speaker out, `kfold` over speakers, one `speaker` split,
-    `random` (speaker-dependent)."""
+    name: str = "auto"
+    """`auto`: the corpus's own published protocol (see `sertune corpora`), or else `speaker`. `official` partitions,
+    `loso` leave one speaker out, `kfold` over speakers, one `speaker` split, `random` (speaker-dependent), or a
+    published protocol by its name, e.g. `iemocap-5fold`."""
     folds: int = 5
     """Folds of `kfold`."""
     test: float = 0.2
@@ -269,6 +270,14 @@ class RunConfig:
     """Corpora: `emodb:FOLDER`, `table.csv`, `table.parquet`, a saved manifest, `synthetic`. Repeatable."""
     columns: dict[str, str] = field(default_factory=dict)
     """Names of a table's columns, e.g. `--columns.emotion my_label`."""
+    label_map: str = ""
+    """How labels are brought together: a named map (`4class`, `big6`, `emodb7`, `paper-d`, `quadrants`) or a YAML file;
+    empty: as they are, under canonical names."""
+    absent: Literal["keep", "drop", "mask"] = "keep"
+    """With several corpora, a class that one of them lacks. `keep`: as any other. `drop`: left out. `mask`: clips of a
+    corpus say nothing about classes that it lacks."""
+    weights: list[float] = field(default_factory=list)
+    """Sampling weight of each `--data`, in their order: shares of the clips of an epoch. Empty: all clips alike."""
     encoder: str = "builtin"
     """A hub name, a folder, or `builtin`."""
     target: TargetConfig = field(default_factory=TargetConfig)
@@ -379,6 +388,10 @@ def validate(config: RunConfig) -> None:
     train, augment, head = config.train, config.augment, config.head
     _need(config.seed >= 0, "seed", config.seed, "0 or more")
     _need(bool(config.encoder), "encoder", repr(config.encoder), "a hub name, a folder or builtin")
+    _need(bool(config.split.name), "split.name", repr(config.split.name), "a protocol, e.g. auto, loso or speaker")
+    if config.weights:
+        good = len(config.weights) == len(config.data) and min(config.weights) > 0
+        _need(good, "weights", config.weights, f"a number above 0 for each of the {len(config.data)} data")
     for key, names in (("target.labels", config.target.labels), ("target.dimensions", config.target.dimensions)):
         _need(len(set(names)) == len(names), key, " ".join(names), "each name once")
     _need(config.audio.min_seconds >= 0, "audio.min_seconds", config.audio.min_seconds, "seconds, 0 or more")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CorpusInfo", "corpus", "list_corpora", "names", "read_all", "read_data"]
 
-_NOT_CORPORA: Final = ("info", "table")
+_NOT_CORPORA: Final = ("info", "layout", "table")
 _TABLES: Final = (".csv", ".tsv", ".txt", ".parquet")
 
 

@@ -1,6 +1,7 @@
 """What is known about a corpus before it is read."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,13 +11,17 @@ class CorpusInfo:
     Attributes:
         name: the word before the colon in ``--data NAME:FOLDER``.
         title: full name and reference.
-        language: ISO 639-1 code.
+        language: ISO 639-1 code; several are joined by + ("en+zh").
         speakers: number of speakers in the published corpus.
         hours: hours of speech, to two digits.
-        labels: canonical emotion names, or the dimensions.
+        labels: canonical emotion names, and the dimensions.
         licence: under what terms it may be used.
         where: where it comes from, in words.
         layout: what the reader expects to find below FOLDER.
+        kind: how the emotions came about.
+        raters: people whose single ratings are published; 0: none are.
+        ratings: what these ratings are, in words; empty: only a consensus, or the acted emotion.
+        request: for a corpus that can't be fetched: what to ask for, from whom, and where to put it.
     """
 
     name: str
@@ -28,3 +33,7 @@ class CorpusInfo:
     licence: str
     where: str
     layout: str
+    kind: Literal["acted", "elicited", "natural", "synthetic"] = "acted"
+    raters: int = 0
+    ratings: str = ""
+    request: str = ""

@@ -10,24 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sertune.data.protocols import Fold, Positions
 from sertune.errors import SertuneError, unknown
+
+__all__ = ["SPLITS", "Fold", "Protocol", "make_protocol"]
 
 SPLITS: Final = ("official", "loso", "kfold", "speaker", "random")
 
 _TRIES: Final = 50
 _BINS: Final = 5
-
-Positions = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One train, dev and test part as row positions: int64, sorted, without overlap."""
-
-    name: str
-    train: Positions
-    dev: Positions
-    test: Positions
 
 
 @dataclass(frozen=True)
@@ -85,6 +76,8 @@ def make_protocol(
         SertuneError: too few speakers, a speaker missing where the split needs it, an option out of range,
             an unknown split, an empty part, or a class that a train part lacks.
     """
+    if split == "auto":
+        split = "speaker"
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     if not len(utterances):

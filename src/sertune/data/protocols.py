@@ -1,0 +1,74 @@
+"""Protocols from the literature: which utterances train, choose and test, fold by fold, by name.
+
+A corpus's file lists those that it is tested by (``PROTOCOLS``); ``--split NAME`` takes one, ``--split auto`` the
+first.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One train, dev and test part as row positions: int64, sorted, without overlap."""
+
+    name: str
+    train: Positions
+    dev: Positions
+    test: Positions
+
+
+@dataclass(frozen=True)
+class Published:
+    """A protocol from the literature.
+
+    Attributes:
+        name: for ``--split``, e.g. ``iemocap-5fold``.
+        source: who published it, e.g. "arXiv 2306.05350".
+        text: the folds in words, as a paper would say them; choices of ours are named as such.
+        cut: utterances (a manifest's frame, or some of its rows) -> folds. Rows that no part of a fold holds are left
+            out of that fold; folds must not be empty. Raises `SertuneError` where the columns it needs are missing.
+        label_map: the label map that the source uses, e.g. ``4class``; for words, not applied by itself.
+    """
+
+    name: str
+    source: str
+    text: str
+    cut: Callable[[pd.DataFrame], Sequence[Fold]]
+    label_map: str = ""
+
+
+def fold_by(
+    frame: pd.DataFrame,
+    column: str,
+    name: str,
+    *,
+    test: Collection[str],
+    dev: Collection[str],
+    train: Collection[str] | None = None,
+) -> Fold:
+    """A fold by the values of one column.
+
+    Args:
+        frame: utterances.
+        column: e.g. ``speaker``, ``session`` or ``partition``.
+        name: of the fold.
+        test: values that test.
+        dev: values that choose.
+        train: values that train; None: all others that are not missing.
+    """
+    values = frame[column]
+    in_test, in_dev = values.isin(list(test)), values.isin(list(dev))
+    in_train = values.notna() & ~in_test & ~in_dev if train is None else values.isin(list(train))
+    return Fold(name, rows_of(in_train), rows_of(in_dev & ~in_test), rows_of(in_test))
+
+
+def rows_of(mask: "NDArray[np.bool_] | pd.Series[bool]") -> Positions:
+    """Positions of the rows under a mask."""
+    return np.flatnonzero(np.asarray(mask)).astype(np.int64)
