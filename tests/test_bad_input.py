@@ -175,7 +175,7 @@ def test_printed_settings_read_back_the_same(capsys: pytest.CaptureFixture[str],
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ("emodbb:x", "unknown corpus 'emodbb'; did you mean 'emodb'? (known: emodb, synthetic, urdu)"),
+        ("emodbb:x", "unknown corpus 'emodbb'; did you mean 'emodb'? (known: audb, audformat, cremad, "),
         ("emodbb", "unknown corpus 'emodbb'"),
         ("emodb", "'emodb' needs its folder: emodb:FOLDER"),
         ("emodb:", "no folder after the colon"),

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from sertune.corpora import corpus, list_corpora, names, read_all, read_data
+from sertune.corpora import corpus, list_corpora, names, published, read_all, read_data
 from sertune.data.audio import read_audio
 from sertune.data.labels import CATEGORIES, DIMENSIONS
 from sertune.data.manifest import Manifest, Scheme
@@ -21,8 +21,11 @@ from sertune.errors import SertuneError
 
 # The contract
 
+CORPORA = [name for name in names() if corpus(name).INFO.kind != "format"]
+FORMATS = [name for name in names() if name not in CORPORA]  # tests/test_formats.py has theirs
 
-@pytest.mark.parametrize("name", names())
+
+@pytest.mark.parametrize("name", CORPORA)
 def test_every_reader_reads_its_example(name: str, tmp_path: Path) -> None:
     reader = corpus(name)
     assert reader.INFO.name == name
@@ -32,18 +35,55 @@ def test_every_reader_reads_its_example(name: str, tmp_path: Path) -> None:
     frame = manifest.utterances
     assert manifest.name == name
     assert frame["id"].is_unique
-    assert all(Path(file).is_absolute() and Path(file).is_file() for file in frame["file"])
-    assert frame["duration"].notna().all()
-    assert frame["speaker"].nunique() >= 3
-    assert set(frame["language"]) == {reader.INFO.language}
-    categories = [label for label in reader.INFO.labels if label in CATEGORIES]
-    assert set(manifest.schemes["emotion"].labels) == set(categories)
-    assert set(frame["emotion"]) <= set(categories)
-    assert set(reader.INFO.labels) <= {*CATEGORIES, *DIMENSIONS}
-    assert len(read_audio(str(frame["file"].iat[0]), 16000)) > 0
+    there = np.array([Path(file).is_absolute() and Path(file).is_file() for file in frame["file"]])
+    assert there.mean() > 0.75  # a label whose file is missing is for the check to say
+    assert frame["duration"][there].notna().all()
+    assert frame["speaker"].nunique() >= min(3, reader.INFO.speakers)
+    assert set(frame["language"]) <= set(reader.INFO.language.split("+"))
+    assert len(read_audio(str(frame["file"][there].iat[0]), 16000)) > 0
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_reader_says_what_it_knows(name: str, tmp_path: Path) -> None:
+    info = corpus(name).INFO
+    assert set(info.labels) <= {*CATEGORIES, *DIMENSIONS}
+    assert info.speakers > 0
+    assert info.hours > 0
+    assert info.raters == 0 or info.ratings
+    corpus(name).example(tmp_path / "root")
+    manifest = read_data(f"{name}:{tmp_path / 'root'}")
+    categories = {label for label in info.labels if label in CATEGORIES}
+    assert set(manifest.schemes) == {*(["emotion"] if categories else []), *(set(info.labels) & set(DIMENSIONS))}
+    if categories:
+        assert set(manifest.schemes["emotion"].labels) == categories
+        assert set(manifest.utterances["emotion"].dropna()) <= categories
+    if info.raters:
+        assert manifest.ratings is not None
+        assert manifest.ratings["rater"].nunique() > 1
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_published_protocol_cuts_the_example(name: str, tmp_path: Path) -> None:
+    """Parts without overlap, in every fold; an example may be too small for a protocol, which then says so."""
+    corpus(name).example(tmp_path / "root")
+    manifest = read_data(f"{name}:{tmp_path / 'root'}")
+    protocols = published(manifest)
+    assert [p.name for p in protocols] == [p.name for p in getattr(corpus(name), "PROTOCOLS", ())]
+    assert len({p.name for p in protocols}) == len(protocols)
+    for protocol in protocols:
+        assert protocol.source
+        assert protocol.text
+        try:
+            folds = protocol.cut(manifest.utterances)
+        except SertuneError:
+            continue
+        for fold in folds:
+            rows = np.concatenate([fold.train, fold.dev, fold.test])
+            assert len(rows) == len(set(rows.tolist())) > 0
+            assert rows.max() < len(manifest)
+
+
+@pytest.mark.parametrize("name", CORPORA)
 def test_every_reader_says_what_it_looked_for(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "gone"):
@@ -148,11 +188,11 @@ def test_speakers_of_one_name_in_two_corpora_are_two_people(tmp_path: Path) -> N
     corpus("urdu").example(tmp_path / "urdu")
     for file in sorted((tmp_path / "urdu").rglob("*.wav")):
         file.rename(file.with_name(file.name.replace("SM1_", "SM3_")))
-    from sertune.corpora import _apart
+    from sertune.corpora import keep_apart
 
     one, two = (read_data(f"{name}:{tmp_path / name}") for name in ("emodb", "urdu"))
     two.utterances["speaker"] = two.utterances["speaker"].replace("SM3", "03").astype(object)
-    renamed = [set(m.utterances["speaker"]) for m in _apart([one, two])]
+    renamed = [set(m.utterances["speaker"]) for m in keep_apart([one, two])]
     assert "emodb/03" in renamed[0]
     assert "urdu/03" in renamed[1]
     # Two tables can be two parts of one corpus.

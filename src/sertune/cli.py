@@ -21,12 +21,15 @@ Fine-tune pre-trained speech encoders for speech emotion recognition, and say ho
 commands:
   train      train and test a model:  sertune train --data emodb:FOLDER --encoder NAME --out RUN
   compare    compare methods:         sertune compare --methods frozen partial-2 full --data D --out DIR
+  transfer   train here, test there:  sertune transfer --data A --data B [--data C ...] --out DIR
   evaluate   score a saved model:     sertune evaluate RUN --data D --out DIR
+  audit      fairness and robustness: sertune audit RUN --data D --out DIR
   predict    predict files:           sertune predict RUN FILE|FOLDER ... [--json | --csv]
   merge      fold LoRA into weights:  sertune merge RUN --out FOLDER [--as-encoder]
   check      look for what is wrong with data, file by file
   cache      states on disk:          sertune cache ls | verify | prune | build
-  corpora    list the corpora that have a reader
+  corpora    list the corpora that have a reader, or tell all of one:  sertune corpora [NAME]
+  fetch      fetch a corpus that may be had freely:  sertune fetch NAME [--to FOLDER]
   demo       all of it in a minute, on a synthetic corpus, without a download
 
 sertune COMMAND --help tells more of each; sertune --version prints the version.
@@ -91,9 +94,16 @@ def print_results(folder: Path) -> None:
     chosen = next((row for row in report.get("baseline", []) if row["chosen"]), None)
     if chosen:
         print(f"frozen baseline ({chosen['name']}): {headline({**report, 'metrics': chosen['metrics']})}")
+    for key, words in BESIDE.items():
+        if key in report:
+            print(f"{words}: {headline({**report, 'metrics': report[key]['metrics']})}")
     for warning in report["warnings"]:
         print(f"- {warning}")
     print(f"report: {folder / 'report.html'}")
+
+
+BESIDE = {"plain": "without adaptation", "absent_kept": "with all classes of the model"}
+"""Figures of an evaluation that stand beside the main one."""
 
 
 COMPARE_HELP = """\
@@ -146,6 +156,61 @@ def compare(arguments: Sequence[str]) -> int:
     return 0
 
 
+TRANSFER_HELP = """\
+usage: sertune transfer --data A --data B [--data C ...] --out DIR [--adapt METHOD ...] [--leave-one-out] [...]
+
+Train on each corpus, test on each other one: a matrix of figures with intervals. The diagonal is each run's own test,
+on speakers that training left out. The same command goes on after a stop; adaptations and --leave-one-out can be
+added to it.
+
+  --adapt METHOD ...    Test every model also after label-free adaptation: {adaptations}.
+                        A matrix of its own for each, beside the plain one.
+  --leave-one-out       Train also on all corpora but one, and test on that one.
+  --weights N ...       Sampling weight of each --data in those runs, in their order. (default: all clips alike)
+  --absent POLICY       A class that a corpus lacks. In tests as for sertune evaluate (default: mask), in runs on
+                        several corpora as for sertune train (default: keep). Clips of a class that the model lacks
+                        are left out; each cell says how many classes are left.
+
+All other flags are those of sertune train --help and hold for every run, e.g. --label-map 4class --method frozen.
+"""
+
+
+def transfer(arguments: Sequence[str]) -> int:
+    """Train on each corpus, test on each other one."""
+    from sertune import config as settings
+
+    flags = list(arguments)
+    if {"-h", "--help"} & set(flags):
+        from sertune.model.adapt import METHODS
+
+        print(TRANSFER_HELP.format(adaptations=", ".join(name for name in METHODS if name != "none")), end="")
+        return 0
+    adapt = _take_values(flags, "--adapt")
+    leave_one_out = _take(flags, "--leave-one-out")
+    for flag in ("--overwrite", "--print-config", "--dry-run"):
+        if any(item.partition("=")[0] == flag for item in flags):
+            raise SertuneError(f"{flag}: is a flag of sertune train, not of sertune transfer")
+    stated = any(item.partition("=")[0] == "--absent" for item in flags)
+    base = settings.from_flags(flags)
+    absent = base.absent if stated or base.absent != "keep" else "mask"
+    from sertune.train.transfer import open_transfer, run_all
+
+    plan = open_transfer(base, adapt, leave_one_out=leave_one_out, absent=absent)
+    failed = [(failure.name, failure.error) for failure in run_all(plan, run_and_report)]
+    from sertune.apps.transfer import run_tests, show, write_transfer
+
+    failed += [(failure.name, failure.error) for failure in run_tests(plan.folder)]
+    show(write_transfer(plan.folder, failed))
+    print(f"report: {plan.folder / 'report.html'}")
+    if failed:
+        name, error = failed[0]
+        raise SertuneError(
+            f"{len(failed)} runs or tests failed, the first: {name}: {error}; the others are in the report, and the "
+            "same command tries again"
+        )
+    return 0
+
+
 def _take_values(flags: list[str], flag: str) -> list[str]:
     """Removes a flag with one or more values; the values, none if it was not there."""
     values: list[str] = []
@@ -184,19 +249,72 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("model", help="a run folder, or its model/")
     parser.add_argument("--data", action="append", required=True, help="as for train; repeatable")
     parser.add_argument("--out", required=True, help="folder for report.json, report.html and predictions.parquet")
+    parser.add_argument(
+        "--label-map", default="", metavar="MAP",
+        help="as for train; none: labels as they are (default: the map that the model was trained with)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--absent", default="mask", choices=("keep", "mask", "drop"),
+        help="a class of the model that the data lacks: keep: may be predicted, and is then wrong; mask: gets no "
+        "probability (default); drop: taken out of the labels",
+    )  # fmt: skip
+    _add_adapt(parser)
     parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
     parser.add_argument("--skip-bad", action="store_true", help="go on without files that can't be used")
     _add_columns(parser)
     options = parser.parse_args(_columns_as_pairs(arguments))
-    from sertune.apps.evaluate import check_out
+    from sertune.apps.evaluate import Options, check_out, read_for
     from sertune.apps.evaluate import evaluate as score
-    from sertune.corpora import read_all
     from sertune.model.emotion_model import load_model
 
     check_out(Path(options.out))
+    model = load_model(options.model, encoder=options.encoder)
+    data = read_for(model, options.data, dict(options.columns), options.label_map)
+    print_results(
+        score(model, data, Path(options.out), Options(options.adapt, options.absent, skip_bad=options.skip_bad))
+    )
+    return 0
+
+
+def _add_adapt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapt", default="none", metavar="METHOD",
+        help="label-free adaptation to the new clips: corpus, speaker, centroids or neighbours (default: none)",
+    )  # fmt: skip
+
+
+def audit(arguments: Sequence[str]) -> int:
+    """Fairness and robustness of a saved model."""
+    parser = _parser("audit", "How a saved model treats groups of people, and what it makes of distorted speech.")
+    parser.add_argument("model", help="a run folder, or its model/")
+    parser.add_argument("--data", action="append", required=True, help="as for train; repeatable")
+    parser.add_argument("--out", required=True, help="folder for report.json, report.html and predictions.parquet")
+    parser.add_argument(
+        "--groups", nargs="+", metavar="COLUMN",
+        help="columns of the data to compare by (default: gender, language and age where there are groups)",
+    )  # fmt: skip
+    parser.add_argument("--conditions", nargs="+", metavar="NAME", help="distortions or kinds of them (default: all)")
+    parser.add_argument("--clips", type=int, default=500, help="most clips to distort (default 500); groups take all")
+    parser.add_argument("--seed", type=int, default=0, help="of the clips, the noise and the draws (default 0)")
+    parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
+    parser.add_argument("--skip-bad", action="store_true", help="go on without files that can't be used")
+    _add_columns(parser)
+    options = parser.parse_args(_columns_as_pairs(arguments))
+    from sertune.apps.audit import audit as look
+    from sertune.apps.audit import check_request, show
+    from sertune.corpora import read_all
+    from sertune.model.emotion_model import load_model
+
+    out = Path(options.out)
+    check_request(out, options.conditions, options.clips)
     manifest = read_all(options.data, dict(options.columns))
     model = load_model(options.model, encoder=options.encoder)
-    print_results(score(model, manifest, Path(options.out), skip_bad=options.skip_bad))
+    look(
+        model, manifest, out, groups=options.groups, conditions=options.conditions, clips=options.clips,
+        skip_bad=options.skip_bad, seed=options.seed,
+    )  # fmt: skip
+    show(json.loads((out / "report.json").read_text(encoding="utf-8")))
+    print(f"report: {out / 'report.html'}")
     return 0
 
 
@@ -208,14 +326,18 @@ def predict(arguments: Sequence[str]) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true", help="CSV with a header")
+    _add_adapt(parser)
     parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
     parser.add_argument("--skip-bad", action="store_true", help="go on after files that can't be used")
     options = parser.parse_args(arguments)
-    from sertune.apps.predict import csv_columns, csv_row, predict_files
+    from sertune.apps.predict import csv_columns, csv_row, predict_adapted, predict_files
     from sertune.model.emotion_model import load_model
 
     model = load_model(options.model, encoder=options.encoder)
-    results = predict_files(model, options.files, skip_bad=options.skip_bad)
+    if options.adapt == "none":
+        results = predict_files(model, options.files, skip_bad=options.skip_bad)
+    else:
+        results = iter(predict_adapted(model, options.files, options.adapt, skip_bad=options.skip_bad))
     if options.csv:
         import csv
 
@@ -280,9 +402,14 @@ def check(arguments: Sequence[str]) -> int:
     parser.add_argument("--max-seconds", type=_seconds, default=60.0, help="longer clips are named (default 60)")
     parser.add_argument("--min-seconds", type=_seconds, default=0.1, help="shorter clips are named (default 0.1)")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
+    parser.add_argument("--split", metavar="NAME", help="what the parts of a split share (names: sertune train --help)")
+    for name, kind in (("folds", int), ("test", float), ("dev", float), ("dev_speakers", int)):
+        parser.add_argument(f"--split.{name}", dest=name, type=kind, metavar="N", help="as for train")
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
     _add_columns(parser)
     options = parser.parse_args(_columns_as_pairs(arguments))
-    from sertune.apps.check import show
+    from sertune.apps.check import audit, show, show_split, with_agreement
+    from sertune.config import SplitConfig
     from sertune.corpora import read_all
     from sertune.data.audit import check as look
     from sertune.progress import progress
@@ -299,7 +426,18 @@ def check(arguments: Sequence[str]) -> int:
         found = look(
             manifest, max_seconds=options.max_seconds, min_seconds=options.min_seconds, workers=2, progress=follow
         )
-    print(found.to_json() if options.json else show(manifest, found))
+    found = with_agreement(manifest, found)
+    given = {name: getattr(options, name) for name in ("folds", "test", "dev", "dev_speakers")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and options.split is None:
+        raise SertuneError(f"--split.{next(iter(given))}: there is no split to look at; name one with --split")
+    split = None
+    if options.split is not None:
+        split = audit(manifest, found, SplitConfig(name=options.split, **given), options.seed)
+    if options.json:
+        print(found.to_json(split))
+    else:
+        print("\n".join([show(manifest, found), *([show_split(split)] if split is not None else [])]))
     return 1 if any(problem.severity == "error" for problem in found.problems) else 0
 
 
@@ -413,22 +551,34 @@ def _number(text: str, expected: str = "a number of 0 or more") -> float:
 
 def corpora(arguments: Sequence[str]) -> int:
     """List the corpora that have a reader."""
-    parser = _parser("corpora", "List the corpora that have a reader, and how to name them.")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser = _parser("corpora", "List the corpora that have a reader, or tell all of one.")
+    parser.add_argument("name", nargs="?", help="a corpus, to tell all of it")
+    parser.add_argument("--json", action="store_true", help="everything as JSON")
     options = parser.parse_args(arguments)
-    from dataclasses import asdict
+    from sertune.apps.corpora import about, as_data, table
+    from sertune.corpora import corpus, list_corpora
 
-    from sertune.corpora import list_corpora
-
-    known = list_corpora()
+    known = [corpus(options.name).INFO] if options.name else list_corpora()
     if options.json:
-        print(json.dumps([asdict(info) for info in known], indent=1, ensure_ascii=False))
-        return 0
-    for info in known:
-        print(f"{info.name}: {info.title}")
-        print(f"  {info.language}; {info.speakers} speakers; {info.hours} h; labels: {', '.join(info.labels)}")
-        print(f"  licence: {info.licence}; from: {info.where}")
-        print(f"  --data {info.name}:FOLDER, where FOLDER has {info.layout}")
+        data = [as_data(info) for info in known]
+        print(json.dumps(data[0] if options.name else data, indent=1, ensure_ascii=False))
+    else:
+        print(about(options.name) if options.name else table(known))
+    return 0
+
+
+def fetch(arguments: Sequence[str]) -> int:
+    """Fetch a corpus that may be had freely."""
+    parser = _parser("fetch", "Fetch a corpus that may be had freely, or say how to get it.")
+    parser.add_argument("name", help="a corpus; sertune corpora lists them")
+    parser.add_argument("--to", metavar="FOLDER", help="folder to make for it (default: its name)")
+    parser.add_argument("--yes", action="store_true", help="agree to its licence, which is shown first")
+    options = parser.parse_args(arguments)
+    from sertune.corpora.fetch import fetch as fetch_corpus
+
+    folder = Path(options.to or options.name)
+    count = fetch_corpus(options.name, folder, yes=options.yes)
+    print(f"{options.name}: {count} utterances; --data {options.name}:{folder}")
     return 0
 
 
@@ -446,12 +596,15 @@ def demo(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "compare": compare,
+    "transfer": transfer,
     "evaluate": evaluate,
+    "audit": audit,
     "predict": predict,
     "merge": merge,
     "check": check,
     "cache": cache,
     "corpora": corpora,
+    "fetch": fetch,
     "demo": demo,
 }
 
@@ -486,7 +639,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("stopped; the same command goes on from there" if given[0] in GOES_ON else "stopped", 130)
 
 
-GOES_ON = ("train", "compare", "cache")
+GOES_ON = ("train", "compare", "transfer", "cache", "fetch")
 """Commands that go on where they were stopped."""
 
 SMALLER = {"train": "--train.batch_seconds or --audio.crop", "check": "--max-seconds"}

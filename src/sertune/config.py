@@ -24,6 +24,9 @@ class AudioConfig:
     """Longest part of a clip that is used, in seconds from its start. Longer files are predicted in windows."""
     min_seconds: float = 0.05
     """Clips shorter than this are bad files."""
+    level: float = -26.0
+    """RMS level in dB of full scale that every clip is brought to before the encoder, so that the recording's gain does
+    not matter; 0: as it is."""
 
 
 @dataclass(frozen=True)
@@ -402,6 +405,7 @@ def validate(config: RunConfig) -> None:
         config.audio.crop,
         f"no less than audio.min_seconds = {config.audio.min_seconds}",
     )
+    _need(-80 <= config.audio.level <= 0, "audio.level", config.audio.level, "dB from -80, below 0, or 0: as it is")
     for key in ("limit_gib", "disk_gib"):
         _need(getattr(config.cache, key) >= 0, f"cache.{key}", getattr(config.cache, key), "GiB, 0 or more")
     _need(config.cache.views >= 1, "cache.views", config.cache.views, "1 or more")
@@ -424,6 +428,8 @@ def validate(config: RunConfig) -> None:
     )
     _need(head.start_regularisation > 0, "head.start_regularisation", head.start_regularisation, "a strength above 0")
     _need(0 <= head.blend < 1, "head.blend", head.blend, "a share from 0, below 1")
+    if config.absent == "mask" and augment.mixup:
+        raise SertuneError("absent = mask: can't be had with augment.mixup, which mixes labels of unlike corpora")
     _need(train.epochs >= 0, "train.epochs", train.epochs, "0 or more")
     _need(train.lr == "auto" or train.lr >= 0, "train.lr", train.lr, "0 or more, or auto")
     for key in ("head_lr", "weight_decay", "clip"):
@@ -454,6 +460,11 @@ def validate(config: RunConfig) -> None:
     good = not speed or (len(speed) == 2 and 0.5 <= speed[0] <= speed[1] <= 2)
     _need(good, "augment.wave_speed", speed, "two factors from 0.5 to 2, the smaller one first, or none")
     _need(augment.wave_gain <= 60, "augment.wave_gain", augment.wave_gain, "dB, at most 60")
+    if augment.wave_gain and config.audio.level:
+        raise SertuneError(
+            f"augment.wave_gain = {augment.wave_gain:g}: has no effect, as audio.level brings every clip to one level; "
+            "set --audio.level 0, or leave it out"
+        )
 
 
 def _validate_method(method: MethodConfig) -> None:

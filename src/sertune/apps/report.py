@@ -365,11 +365,12 @@ def _view(report: _Dict, predictions: pd.DataFrame, log: list[_Dict], config: st
         "heroes": [_hero(name, report) for name in _main_metrics(report)],
         "size": _test_size(report),
         "sentence": _sentence(report),
-        "others": [_other(name, report) for name in _other_metrics(report)],
+        "others": [*_beside(report), *(_other(name, report) for name in _other_metrics(report))],
         "main_dev": [_dev_fact(name, report) for name in _main_metrics(report) if _dev(name, report)],
         "warnings": [str(w) for w in _list(report, "warnings")],
         "baseline": _baseline(report),
         "protocol": _protocol(report),
+        "leaks": _leaks(report),
         "confusion": _confusion(report, labels),
         "per_class": _per_class(report),
         "speakers": _speakers(report),
@@ -442,6 +443,18 @@ def _other(name: str, report: _Dict) -> _Dict:
     }
 
 
+_BESIDE = {"plain": "without adaptation", "absent_kept": "with all classes of the model"}
+
+
+def _beside(report: _Dict) -> list[_Dict]:
+    """The main metrics of an evaluation that was done another way on the same clips."""
+    return [
+        {**_other(name, {"metrics": _dict(_dict(report, key), "metrics")}), "name": f"{metric_name(name)} {words}"}
+        for key, words in _BESIDE.items()
+        for name in _main_metrics(_dict(report, key))
+    ]
+
+
 def _dev(name: str, report: _Dict) -> str:
     value = _interval(_dict(report, "dev_metrics").get(name))[0]
     return "" if value is None else number(name, value)
@@ -511,6 +524,56 @@ def _protocol(report: _Dict) -> _Dict:
 
 def _sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+# Leaks and shortcuts
+
+
+def _leaks(report: _Dict) -> _Dict | None:
+    """What train shares with the other parts, near-duplicates, and what trivial features predict."""
+    audit = _dict(report, "audit")
+    if not audit:
+        return None
+    metrics = _dict(_dict(audit, "trivial"), "metrics")
+    scored = {name: of for name, of in metrics.items() if isinstance(of, dict) and _float(of.get("value")) is not None}
+    features = [str(name) for name in _list(_dict(audit, "trivial"), "features")] if scored else []
+
+    def row(name: str, values: Iterable[tuple[str, object]], strong: bool = False) -> _Dict:
+        return {"name": name, "cells": [number(of, _float(value)) for of, value in values], "strong": strong}
+
+    near = _dict(audit, "near_duplicates")
+    return {
+        "shared": [
+            {
+                "what": str(of.get("kind")),
+                "part": str(of.get("part")),
+                "cells": [
+                    f"{plain(of.get('values'))} of {plain(of.get('of_values'))}",
+                    f"{plain(of.get('clips'))} of {plain(of.get('of_clips'))}",
+                    plain(of.get("folds")),
+                ],
+                "examples": plain(of.get("examples")),
+            }
+            for of in _rows(audit, "shared")
+        ],
+        "pairs": int(_float(near.get("pairs")) or 0),
+        "near": [
+            (
+                str(of.get("file", NONE)),
+                str(of.get("other", NONE)),
+                f"{100 * (_float(of.get('similarity')) or 0):.0f} %",
+            )
+            for of in _rows(near, "list")
+        ],
+        "sentences": [_sentence_case(str(of["text"])) for of in scored.values() if of.get("text")],
+        "columns": [metric_name(name) for name in scored],
+        "rows": [row(f, [(name, _dict(of, "each").get(f)) for name, of in scored.items()]) for f in features]
+        + [
+            row(words, [(name, of.get(key)) for name, of in scored.items()], key == "value")
+            for key, words in (("value", "all together"), ("threshold", "95 % of shuffled labels below"))
+            if scored
+        ],
+    }
 
 
 # Did fine-tuning pay?

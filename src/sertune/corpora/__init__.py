@@ -17,10 +17,11 @@ from sertune.errors import SertuneError, unknown
 
 if TYPE_CHECKING:
     from sertune.data.manifest import Manifest
+    from sertune.data.protocols import Published
 
-__all__ = ["CorpusInfo", "corpus", "list_corpora", "names", "read_all", "read_data"]
+__all__ = ["CorpusInfo", "corpus", "list_corpora", "names", "published", "read_all", "read_data"]
 
-_NOT_CORPORA: Final = ("info", "layout", "table")
+_NOT_CORPORA: Final = ("fetch", "folds", "info", "layout", "reading", "table")
 _TABLES: Final = (".csv", ".tsv", ".txt", ".parquet")
 
 
@@ -45,13 +46,30 @@ def list_corpora() -> list[CorpusInfo]:
     return [corpus(name).INFO for name in names()]
 
 
+def published(manifest: "Manifest") -> "tuple[Published, ...]":
+    """The protocols from the literature that come with a corpus, the one that ``--split auto`` takes first.
+
+    They are the ``PROTOCOLS`` of the corpus of the manifest's name. A manifest with columns ``fold_1``, ``fold_2``
+    ..., each of which says train, dev or test, brings a protocol of its own, ``folds``. Several corpora together
+    (`sertune.data.manifest.concat`) have none.
+    """
+    from sertune.corpora.folds import own_folds
+
+    if "corpus" in manifest.utterances.columns and "+" in manifest.name:
+        return ()
+    own = own_folds(manifest.utterances, source=manifest.name)
+    known = corpus(manifest.name) if manifest.name in names() else None
+    return (*((own,) if own else ()), *getattr(known, "PROTOCOLS", ()))
+
+
 def read_data(spec: str, columns: Mapping[str, str] | None = None, *, strict: bool = True) -> "Manifest":
     """Read what ``--data`` names.
 
     Args:
-        spec: ``emodb:FOLDER`` (a corpus in its own layout), ``table.csv``, ``.tsv`` or ``.parquet``, the
+        spec: ``emodb:FOLDER`` (a corpus in its own layout), ``hf:NAME`` and the like (another format: what stands
+            after the colon is told by its file in this package), ``table.csv``, ``.tsv`` or ``.parquet``, the
             folder of a saved manifest, or ``synthetic`` (made in the user's cache folder at its first use).
-        columns: for tables: canonical column name -> column in the table.
+        columns: for tables and formats: canonical column name -> column in the data.
         strict: False keeps values outside their schemes of tables and saved manifests, for `check`.
 
     Raises:
@@ -71,7 +89,11 @@ def read_data(spec: str, columns: Mapping[str, str] | None = None, *, strict: bo
         reader = corpus(name)
         if not folder:
             raise SertuneError(f"{spec!r} has no folder after the colon, expected {name}:FOLDER")
-        manifest: Manifest = reader.read(Path(folder).expanduser())
+        manifest: Manifest
+        if reader.INFO.kind == "format":
+            manifest = reader.read(folder, columns, strict=strict)
+        else:
+            manifest = reader.read(Path(folder).expanduser())
         return manifest
     if spec == "synthetic":
         manifest = corpus(spec).read(_synthetic_folder())
@@ -93,6 +115,12 @@ def read_data(spec: str, columns: Mapping[str, str] | None = None, *, strict: bo
 def _is_table(spec: str) -> bool:
     path = Path(spec).expanduser()
     return path.is_file() or path.suffix.lower() in _TABLES
+
+
+def _has_columns(spec: str) -> bool:
+    """Whether ``--columns`` says anything about this data: a table or a format, no corpus."""
+    name, colon, _ = spec.partition(":")
+    return _is_table(spec) or bool(colon and name in names() and corpus(name).INFO.kind == "format")
 
 
 def _synthetic_folder() -> Path:
@@ -120,15 +148,20 @@ def read_all(specs: Sequence[str], columns: Mapping[str, str] | None = None, *, 
 
     if not specs:
         raise SertuneError("no data given: name a corpus or a table, e.g. --data emodb:FOLDER")
-    if columns and not any(_is_table(spec) for spec in specs):
+    check_columns(specs, columns)
+    return concat(keep_apart([read_data(spec, columns, strict=strict) for spec in specs]))
+
+
+def check_columns(specs: Sequence[str], columns: Mapping[str, str] | None) -> None:
+    """Raises `SertuneError` where columns are named and no table is."""
+    if columns and not any(_has_columns(spec) for spec in specs):
         raise SertuneError(
             f"--columns.{next(iter(columns))}: names a column of a table, but no table is among the data"
         )
-    return concat(_apart([read_data(spec, columns, strict=strict) for spec in specs]))
 
 
-def _apart(manifests: "Sequence[Manifest]") -> "list[Manifest]":
-    """The manifests, speakers of corpora told apart where two corpora share a name."""
+def keep_apart(manifests: "Sequence[Manifest]") -> "list[Manifest]":
+    """The manifests, for `concat`: speakers of corpora told apart where two corpora share a name."""
     speakers: dict[str, set[str]] = {}
     for m in manifests:
         if m.name in names():

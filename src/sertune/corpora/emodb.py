@@ -1,6 +1,7 @@
 """EmoDB, the Berlin Database of Emotional Speech."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,9 +10,12 @@ import pandas as pd
 import soundfile
 
 from sertune.corpora.info import CorpusInfo
-from sertune.data.audio import EXTENSIONS, header_seconds
+from sertune.corpora.layout import leave_one_speaker_out
+from sertune.data.audio import EXTENSIONS
+from sertune.data.durations import file_seconds
 from sertune.data.labels import CODES
 from sertune.data.manifest import Manifest
+from sertune.data.protocols import Fold, Published
 from sertune.errors import SertuneError
 
 INFO: Final = CorpusInfo(
@@ -63,7 +67,6 @@ def read(root: Path) -> Manifest:
             {
                 "id": file.stem,
                 "file": str(file),
-                "duration": header_seconds(file),
                 "speaker": match["speaker"],
                 "gender": GENDERS.get(match["speaker"]),
                 "language": INFO.language,
@@ -71,7 +74,8 @@ def read(root: Path) -> Manifest:
                 "emotion": CODES["emodb"][match["emotion"]],
             }
         )
-    return Manifest.of(INFO.name, pd.DataFrame(rows))
+    frame = pd.DataFrame(rows)
+    return Manifest.of(INFO.name, frame.assign(duration=file_seconds(frame["file"].tolist())))
 
 
 def _audio_files(folder: Path, root: Path) -> list[Path]:
@@ -81,6 +85,39 @@ def _audio_files(folder: Path, root: Path) -> list[Path]:
     if not any(_NAME.fullmatch(file.stem) for file in files):
         raise SertuneError(f"no EmoDB in {root}: looked for files like {folder / '03a01Fa.wav'}")
     return files
+
+
+def _random_parts(frame: pd.DataFrame) -> Sequence[Fold]:
+    """70 % train, 10 % dev, 20 % test of each emotion; it depends on nothing but the ids and emotions."""
+    rng = np.random.default_rng(0)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for emotion in sorted(set(frame["emotion"].dropna())):
+        rows = np.flatnonzero(frame["emotion"] == emotion)
+        rows = rng.permutation(rows[np.argsort(frame["id"].to_numpy(dtype=str)[rows])])
+        cuts = (np.array([0.7, 0.8]) * len(rows)).round().astype(np.int64)
+        for part, chosen in zip(parts, np.split(rows, cuts), strict=True):
+            part.extend(chosen.tolist())
+    train, dev, test = (np.sort(np.array(part, dtype=np.int64)) for part in parts)
+    return [Fold("random", train, dev, test)]
+
+
+PROTOCOLS: Final = (
+    Published(
+        "emodb-loso",
+        "Schuller et al., ASRU 2009",
+        "leave one speaker out: 10 folds, each tests one speaker. The choice of dev is ours: the next speaker in turn; "
+        "the other eight train",
+        leave_one_speaker_out,
+    ),
+    Published(
+        "emodb-paper-d",
+        "arXiv 2510.07052",
+        "one random split of the clips, 80 % and 20 % test; speaker-dependent: every speaker is on both sides. Ours "
+        "are the draw, the stratification by emotion, and the dev part, 10 % of all clips out of the 80 %; the source "
+        "chose its settings on the test part",
+        _random_parts,
+    ),
+)
 
 
 def example(root: Path, seed: int = 0) -> None:

@@ -18,7 +18,8 @@ class CorpusInfo:
         licence: under what terms it may be used.
         where: where it comes from, in words.
         layout: what the reader expects to find below FOLDER.
-        kind: how the emotions came about.
+        kind: how the emotions came about; ``format``: not one corpus but a way to store any, whose speakers, hours,
+            labels and language are those of the data.
         raters: people whose single ratings are published; 0: none are.
         ratings: what these ratings are, in words; empty: only a consensus, or the acted emotion.
         request: for a corpus that can't be fetched: what to ask for, from whom, and where to put it.
@@ -33,7 +34,7 @@ class CorpusInfo:
     licence: str
     where: str
     layout: str
-    kind: Literal["acted", "elicited", "natural", "synthetic"] = "acted"
+    kind: Literal["acted", "elicited", "natural", "synthetic", "format"] = "acted"
     raters: int = 0
     ratings: str = ""
     request: str = ""

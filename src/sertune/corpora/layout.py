@@ -1,14 +1,19 @@
 """What the readers of corpora share: finding files as real copies have them, and reading their label files."""
 
+import filecmp
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sertune.corpora.info import CorpusInfo
+from sertune.data import labels
 from sertune.data.audio import EXTENSIONS
+from sertune.data.protocols import Fold, fold_by
 from sertune.errors import SertuneError
 
 MAC_LEFTOVER = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X"
@@ -87,3 +92,100 @@ def read_table(path: Path, columns: Sequence[str], separator: str = ",", **optio
     if not len(table):
         raise SertuneError(f"{path}: the table has no rows")
     return table
+
+
+def folder_with(root: Path, *names: str) -> Path | None:
+    """The folder that holds one of some files: ``root``, or one just below it, as archives unpack; None: neither."""
+    below = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+    return next((folder for folder in (root, *below) if any((folder / name).is_file() for name in names)), None)
+
+
+def one_each(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """The file of each utterance: utterance id -> the first file; a later copy with the same bytes is passed over.
+
+    Archives unpacked twice, and copies such as Kaggle's of RAVDESS and TESS, hold everything two times.
+
+    Raises:
+        SertuneError: two files of one utterance that differ.
+    """
+    files: dict[str, Path] = {}
+    for name, file in found:
+        first = files.setdefault(name, file)
+        if first != file and not _same(first, file):
+            raise SertuneError(f"{file}: not the same as {first}, but both are {name}; remove one of them")
+    return files
+
+
+def _same(first: Path, second: Path) -> bool:
+    try:
+        return filecmp.cmp(first, second)
+    except OSError:  # a link to nowhere
+        return False
+
+
+def leave_one_speaker_out(frame: pd.DataFrame) -> list[Fold]:
+    """One fold per speaker, who tests; the next one in turn is dev, all others train. "9" comes before "10"."""
+    speakers = sorted(
+        set(frame["speaker"].dropna()),
+        key=lambda name: [
+            (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
+        ],
+    )
+    return [
+        fold_by(frame, "speaker", name, test=[name], dev=[speakers[(i + 1) % len(speakers)]])
+        for i, name in enumerate(speakers)
+    ]
+
+
+def leave_one_session_out(frame: pd.DataFrame, sessions: Sequence[str]) -> list[Fold]:
+    """One fold per session, which tests; the last of the others is dev, all others train."""
+    folds = []
+    for session in sessions:
+        others = [other for other in sessions if other != session]
+        folds.append(fold_by(frame, "session", session, test=[session], dev=others[-1:], train=others[:-1]))
+    return folds
+
+
+def long_ratings(wide: pd.DataFrame) -> pd.DataFrame:
+    """Ratings for `Manifest.of` from a table with one row per rater and utterance.
+
+    Where a rater rated an utterance twice, the mean of each dimension counts (as in arXiv 2408.11956), and the first
+    label.
+
+    Args:
+        wide: columns utterance, rater, and any of emotion, arousal, valence and dominance; None or NaN where missing.
+    """
+    attributes = [name for name in labels.ATTRIBUTES if name in wide]
+    utterance, rater = (pd.factorize(wide[column])[0].astype(np.int64) for column in ("utterance", "rater"))
+    twice = pd.Series(utterance * (len(wide) + 1) + rater, index=wide.index).duplicated(keep=False)
+    if twice.any():
+        how = {name: "first" if name == "emotion" else "mean" for name in attributes}
+        merged = wide[twice].groupby(["utterance", "rater"], sort=False).agg(how).reset_index()
+        wide = pd.concat([wide[~twice], merged], ignore_index=True)
+    parts = []
+    for name in attributes:
+        rated = wide[wide[name].notna()].astype(object)
+        columns = {"utterance": rated["utterance"], "rater": rated["rater"], "attribute": name, "value": rated[name]}
+        parts.append(pd.DataFrame(columns, dtype=object))
+    return pd.concat(parts, ignore_index=True)
+
+
+def write_tone(
+    path: Path, seconds: float, rate: int, pitch: float, rng: np.random.Generator, channels: int = 1
+) -> None:
+    """A noisy tone as a 16-bit WAV file, folder and all; for examples.
+
+    Args:
+        path: of the file.
+        seconds: its length.
+        rate: sampling rate in Hz.
+        pitch: frequency in Hz.
+        rng: of the noise.
+        channels: each with noise of its own.
+    """
+    import soundfile
+
+    time = np.arange(int(rate * seconds))[:, None] / rate
+    noise = 0.01 * rng.standard_normal((len(time), channels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.2 * np.sin(2 * np.pi * pitch * time) + noise, rate, subtype="PCM_16")

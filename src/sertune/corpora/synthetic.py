@@ -21,6 +21,9 @@ INFO: Final = CorpusInfo(
     licence="free of rights: it is computed",
     where="made on the spot by sertune itself",
     layout=f"{UTTERANCES_FILE}, {RATINGS_FILE}, wav/*.wav",
+    kind="synthetic",
+    raters=8,
+    ratings="the emotion, and arousal, valence and dominance, of every clip by three to five raters",
 )
 
 

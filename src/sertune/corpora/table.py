@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +15,14 @@ import pandas as pd
 from sertune.data import labels
 from sertune.data.manifest import (
     NUMBER_COLUMNS,
+    RATING_COLUMNS,
     TEXT_COLUMNS,
     UTTERANCE_COLUMNS,
     Manifest,
     Scheme,
     absolute_files,
     number_column,
+    ratings_beside,
     schemes_beside,
     schemes_from_json,
     segment_ids,
@@ -48,6 +51,10 @@ def read(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None,
     ``{"emotion": {"labels": ["anger", "neutral"]}, "arousal": {"low": 1, "high": 5}}``; without it they are
     inferred (`Manifest.of`).
 
+    Single ratings stand in ``<table>.ratings.csv`` or ``.ratings.parquet`` beside the table, one row each:
+    ``utterance`` (the table's ``id``; without that column its ``file``, with ``:start-end`` for a segment),
+    ``rater``, ``attribute`` (``emotion``, ``arousal`` ...) and ``value``.
+
     Args:
         path: the table.
         columns: canonical column name -> name of the column in this table.
@@ -57,29 +64,102 @@ def read(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None,
         SertuneError: with the row where there is one; rows count from 1, without the header.
     """
     path = Path(path)
-    if not path.is_file():
-        raise SertuneError(f"{path}: {'is a folder, expected a table' if path.is_dir() else 'no such file'}")
-    decimal_comma = False
-    if path.suffix.lower() == ".parquet":
-        raw = _read_parquet(path)
-    else:
-        raw, separator = _read_text(path)
-        decimal_comma = separator == ";"
+    raw, decimal_comma = _read_any(path)
+    return from_frame(
+        raw,
+        str(path),
+        folder=path.parent,
+        name=path.stem,
+        columns=columns,
+        schemes=_schemes(schemes_beside(path)),
+        ratings=_ratings(path),
+        decimal_comma=decimal_comma,
+        strict=strict,
+    )
+
+
+def from_frame(
+    raw: pd.DataFrame,
+    where: str,
+    *,
+    folder: Path,
+    name: str,
+    columns: Mapping[str, str] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    schemes: Mapping[str, Scheme] | None = None,
+    ratings: pd.DataFrame | None = None,
+    decimal_comma: bool = False,
+    strict: bool = True,
+) -> Manifest:
+    """A manifest from a table in memory, with everything that `read` mends and refuses.
+
+    Args:
+        raw: one row per utterance; columns as in `read`.
+        where: what the table is called in errors.
+        folder: relative files are taken from here.
+        name: of the manifest.
+        columns: canonical column name -> name of the column in this table.
+        aliases: names, in lower case, that a format has for canonical columns, beside those of every table.
+        schemes: attribute -> scheme, where known.
+        ratings: columns `RATING_COLUMNS`.
+        decimal_comma: numbers in text columns have a decimal comma.
+        strict: False keeps values that are outside their scheme.
+
+    Raises:
+        SertuneError: as `read`.
+    """
     if not len(raw):
-        raise SertuneError(f"{path}: the table has no rows")
-    frame = _named(path, raw, columns or {})
+        raise SertuneError(f"{where}: the table has no rows")
+    frame = _named(where, raw, columns or {}, {**_ALIASES, **(aliases or {})})
     if not any(attribute in frame.columns for attribute in labels.ATTRIBUTES):
         raise SertuneError(
-            f"{path}: neither a label (column emotion or label) nor a dimension (arousal, valence, dominance); "
+            f"{where}: neither a label (column emotion or label) nor a dimension (arousal, valence, dominance); "
             f"found {_listed(raw)}; say which with --columns.emotion NAME"
         )
     for column in frame.columns:
         if column in TEXT_COLUMNS:
             frame[column] = _text(frame[column])
         elif column in NUMBER_COLUMNS:
-            frame[column] = _numbers(path, str(column), frame[column], decimal_comma)
-    frame = _with_ids(path, frame)
-    return _renamed(Manifest.of(str(path), frame, _schemes(schemes_beside(path)), strict=strict), path.stem)
+            frame[column] = _numbers(f"{where}, column {column}", frame[column], decimal_comma)
+    if ratings is not None and decimal_comma:
+        ratings = ratings.assign(value=ratings["value"].astype(object))
+        is_number = ratings["attribute"].map(lambda key: labels.attribute(str(key)) in labels.DIMENSIONS)
+        ratings.loc[is_number, "value"] = [str(value).replace(",", ".") for value in ratings.loc[is_number, "value"]]
+    frame = _with_ids(where, frame, folder)
+    return replace(Manifest.of(where, frame, schemes, ratings, strict=strict), name=name)
+
+
+def _read_any(path: Path, dtype: Any = str) -> tuple[pd.DataFrame, bool]:
+    """A table as it is (text columns of CSV as ``dtype``), and whether its numbers may have a decimal comma."""
+    if not path.is_file():
+        raise SertuneError(f"{path}: {'is a folder, expected a table' if path.is_dir() else 'no such file'}")
+    if path.suffix.lower() == ".parquet":
+        return _read_parquet(path), False
+    raw, separator = _read_text(path, dtype)
+    return raw, separator == ";"
+
+
+def _ratings(table: Path) -> pd.DataFrame | None:
+    """The single ratings beside a table, if there are any."""
+    found = [file for suffix in (".csv", ".parquet") if (file := ratings_beside(table, suffix)).is_file()]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise SertuneError(f"{table} has two tables of ratings, {found[0].name} and {found[1].name}; keep one of them")
+    raw, _ = _read_any(found[0], "category")  # long columns that repeat themselves
+    raw.columns = pd.Index([str(column).strip().lower() for column in raw.columns])
+    missing = [column for column in RATING_COLUMNS if column not in raw.columns]
+    if missing:
+        raise SertuneError(
+            f"{found[0]}: no column {', '.join(map(repr, missing))}; found {_listed(raw)}; expected "
+            f"{', '.join(RATING_COLUMNS)}"
+        )
+    text = {column: _text(raw[column]) for column in RATING_COLUMNS if not _is_number(raw[column])}
+    return raw[list(RATING_COLUMNS)].assign(**text)
+
+
+def _is_number(values: "pd.Series[Any]") -> bool:
+    return bool(pd.api.types.is_numeric_dtype(values.dtype))
 
 
 def _schemes(file: Path) -> dict[str, Scheme] | None:
@@ -101,11 +181,6 @@ def _schemes(file: Path) -> dict[str, Scheme] | None:
         raise SertuneError(f"{file}: {error}") from None
 
 
-def _renamed(manifest: Manifest, name: str) -> Manifest:
-    """The manifest under its short name; while it is validated, errors name the whole path."""
-    return Manifest(name, manifest.utterances, manifest.schemes, manifest.ratings)
-
-
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
@@ -113,7 +188,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise SertuneError(f"{path}: not a Parquet table that can be read") from error
 
 
-def _read_text(path: Path) -> tuple[pd.DataFrame, str]:
+def _read_text(path: Path, dtype: Any) -> tuple[pd.DataFrame, str]:
     """All columns as text, and the separator that the header line has most of."""
     try:
         with path.open(encoding="utf-8-sig") as stream:
@@ -125,7 +200,7 @@ def _read_text(path: Path) -> tuple[pd.DataFrame, str]:
             frame = pd.read_csv(
                 path,
                 sep=separator,
-                dtype=str,
+                dtype=dtype,
                 keep_default_na=False,
                 encoding="utf-8-sig",
                 index_col=False,
@@ -145,40 +220,41 @@ def _read_text(path: Path) -> tuple[pd.DataFrame, str]:
     return frame, separator
 
 
-def _named(path: Path, raw: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+def _named(where: str, raw: pd.DataFrame, columns: Mapping[str, str], aliases: Mapping[str, str]) -> pd.DataFrame:
     """The table under canonical column names."""
     found = {str(column).strip(): column for column in raw.columns}
     names: dict[Any, str] = {}
     for key, column in columns.items():
-        name = _canonical(key)
+        name = _canonical(key, aliases)
         if name not in UTTERANCE_COLUMNS:
-            raise unknown("column", key, (*UTTERANCE_COLUMNS, *_ALIASES))
+            raise unknown("column", key, (*UTTERANCE_COLUMNS, *aliases))
         if column not in found:
             raise SertuneError(
-                f"{path}: no column {column!r} (meant for {key}){_nearest(column, found)}; found {_listed(raw)}"
+                f"{where}: no column {column!r} (meant for {key}){_nearest(column, found)}; found {_listed(raw)}"
             )
         names[found[column]] = name
     taken = set(names.values())
-    frame = raw[[c for c in raw.columns if c in names or _canonical(c) not in taken]]
-    renamed = {c: names.get(c) or _canonical(c) for c in frame.columns}
+    frame = raw[[c for c in raw.columns if c in names or _canonical(c, aliases) not in taken]]
+    renamed = {c: names.get(c) or _canonical(c, aliases) for c in frame.columns}
     frame = frame.rename(columns={c: n if n in UTTERANCE_COLUMNS else str(c).strip() for c, n in renamed.items()})
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         both = [repr(str(c)) for c, name in renamed.items() if name == twice[0]]
         raise SertuneError(
-            f"{path}: {len(both)} columns for {twice[0]} ({', '.join(both)}); choose one with --columns.{twice[0]} NAME"
+            f"{where}: {len(both)} columns for {twice[0]} ({', '.join(both)}); choose one with "
+            f"--columns.{twice[0]} NAME"
         )
     if "file" not in frame.columns:
         raise SertuneError(
-            f"{path}: no column 'file'{_nearest('file', found)}; found {_listed(raw)}; say which with "
+            f"{where}: no column 'file'{_nearest('file', found)}; found {_listed(raw)}; say which with "
             "--columns.file NAME"
         )
     return frame
 
 
-def _canonical(column: object) -> str:
+def _canonical(column: object, aliases: Mapping[str, str]) -> str:
     name = str(column).strip().lower()
-    return _ALIASES.get(name, name)
+    return aliases.get(name, name)
 
 
 def _listed(raw: pd.DataFrame) -> str:
@@ -192,23 +268,37 @@ def _nearest(name: str, found: Mapping[str, object]) -> str:
 
 
 def _text(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    text = pd.Series(text_values(values), dtype=object)
-    return text.mask(text.isin(_MISSING), None)
+    return pd.Series(text_values(values, _MISSING), dtype=object)
 
 
-def _numbers(path: Path, column: str, values: "pd.Series[Any]", decimal_comma: bool) -> "pd.Series[Any]":
+def _numbers(where: str, values: "pd.Series[Any]", decimal_comma: bool) -> "pd.Series[Any]":
     if pd.api.types.is_string_dtype(values.dtype):
-        values = _text(values)
         if decimal_comma:
             values = values.str.replace(",", ".", regex=False)
-    return number_column(values, f"{path}, column {column}")
+        parsed = _parsed(values)
+        values = _text(values) if parsed is None else parsed
+    return number_column(values, where)
 
 
-def _with_ids(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+def _parsed(values: "pd.Series[Any]") -> "pd.Series[Any] | None":
+    """Numbers from text, NaN for missing; None where one can't be read. Arrow is ten times faster at it than pandas."""
+    import pyarrow
+    from pyarrow import compute
+
+    try:
+        text = compute.utf8_trim_whitespace(pyarrow.array(values, from_pandas=True))
+        missing = compute.is_in(text, value_set=pyarrow.array(_MISSING, text.type))
+        numbers = compute.if_else(missing, None, text).cast(pyarrow.float64())
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, pyarrow.ArrowTypeError):
+        return None
+    return pd.Series(numbers.to_numpy(zero_copy_only=False), index=values.index)
+
+
+def _with_ids(where: str, frame: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The table with absolute files and ids that need no folder: the file as the table names it."""
     empty = pd.Series(np.nan, index=frame.index)
     start, end = (frame[c] if c in frame.columns else empty for c in ("start", "end"))
-    files = pd.Series(absolute_files(frame["file"].tolist(), path.parent), dtype=object)
+    files = pd.Series(absolute_files(frame["file"].tolist(), folder), dtype=object)
     segments = pd.DataFrame({"file": files, "start": start, "end": end})
     twice = np.flatnonzero(files.notna() & segments.duplicated())
     if len(twice):
@@ -218,7 +308,7 @@ def _with_ids(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
         )
         more = f" (and {len(twice) - 1} more rows like it)" if len(twice) > 1 else ""
         raise SertuneError(
-            f"{path}, row {i + 1}: the same file and segment as row {int(same[0]) + 1} ({frame['file'].iat[i]}); "
+            f"{where}, row {i + 1}: the same file and segment as row {int(same[0]) + 1} ({frame['file'].iat[i]}); "
             f"keep one of them{more}"
         )
     if "id" not in frame.columns:

@@ -9,7 +9,8 @@ import pandas as pd
 import soundfile
 
 from sertune.corpora.info import CorpusInfo
-from sertune.data.audio import EXTENSIONS, header_seconds
+from sertune.data.audio import EXTENSIONS
+from sertune.data.durations import file_seconds
 from sertune.data.labels import CODES
 from sertune.data.manifest import Manifest
 from sertune.errors import SertuneError
@@ -24,6 +25,7 @@ INFO: Final = CorpusInfo(
     licence="for research",
     where="siddiquelatif/URDU-Dataset on GitHub",
     layout="Angry/SM1_F10_A010.wav, with folders Angry, Happy, Neutral, Sad (WAV or FLAC)",
+    kind="natural",
 )
 
 FOLDERS: Final = {"Angry": "A", "Happy": "H", "Neutral": "N", "Sad": "S"}
@@ -51,14 +53,14 @@ def read(root: Path) -> Manifest:
             {
                 "id": file.stem,
                 "file": str(file),
-                "duration": header_seconds(file),
                 "speaker": match["speaker"],
                 "gender": match["gender"],
                 "language": INFO.language,
                 "emotion": CODES["urdu"][match["emotion"]],
             }
         )
-    return Manifest.of(INFO.name, pd.DataFrame(rows))
+    frame = pd.DataFrame(rows)
+    return Manifest.of(INFO.name, frame.assign(duration=file_seconds(frame["file"].tolist())))
 
 
 def _audio_files(root: Path) -> list[Path]:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 
 from sertune.data import labels
 from sertune.data.audio import audio_info, read_audio, samples_digest
+from sertune.data.fingerprint import Pair, near_duplicates
 from sertune.data.manifest import Manifest, outside_scheme, outside_words
-from sertune.data.splits import Fold
+from sertune.data.splits import Fold, Protocol
+from sertune.data.trivial import FEATURES, Heard, listen, trivial_baseline
 from sertune.errors import AudioError
 
 MAX_SECONDS: Final = 60.0
 MIN_SECONDS: Final = 0.1
 
 _CHUNK: Final = 512
+_MOST_PAIRS: Final = 50
+_SHIFTED: Final = 0.1
+"""Seconds from which the shift between near-duplicates is told."""
 
 Progress = Callable[[int, int], None]
 
@@ -34,7 +39,7 @@ class Problem:
 
     Attributes:
         severity: ``error``: the utterance can't be used. ``warning``: it can.
-        kind: ``audio``, ``too long``, ``too short``, ``duplicate``, ``label`` or ``speaker``.
+        kind: ``audio``, ``too long``, ``too short``, ``duplicate``, ``near-duplicate``, ``label`` or ``speaker``.
         file: absolute path; empty for a problem of the whole corpus.
         row: data row of the table, 1 is the first; None for a problem of the whole corpus.
         message: in words, without the file.
@@ -57,6 +62,7 @@ class Check:
         usable: (N,) bool, no error concerns this utterance.
         durations: (N,) seconds of each utterance, NaN where it can't be read.
         digests: N digests of the samples, empty where they can't be read.
+        heard: N trivial features and fingerprints, None where they can't be read.
     """
 
     problems: tuple[Problem, ...]
@@ -64,10 +70,13 @@ class Check:
     usable: NDArray[np.bool_]
     durations: NDArray[np.float64]
     digests: tuple[str, ...] = ()
+    heard: tuple[Heard | None, ...] = ()
 
-    def to_json(self) -> str:
-        """The summary and all problems as JSON text."""
-        document = {"summary": self.summary, "problems": [vars(problem) for problem in self.problems]}
+    def to_json(self, split: dict[str, Any] | None = None) -> str:
+        """The summary and all problems as JSON text, with what `audit_split` found, if it was asked."""
+        document: dict[str, Any] = {"summary": self.summary, "problems": [vars(problem) for problem in self.problems]}
+        if split is not None:
+            document["split"] = split
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
 
@@ -79,6 +88,7 @@ class _Clip:
     rate: int = 0
     channels: int = 0
     digest: str = ""
+    heard: Heard | None = None
     problem: tuple[str, str] | None = None  # kind, message
 
 
@@ -119,16 +129,80 @@ def check(
         for i, clip in enumerate(clips)
         if clip.problem is not None
     ]
-    digests = tuple(clip.digest for clip in clips)
+    digests, heard = tuple(clip.digest for clip in clips), tuple(clip.heard for clip in clips)
     problems += _label_problems(manifest) + _speaker_problems(frame) + _duplicates(manifest, digests)
+    problems += _near_duplicates(manifest, find_pairs(digests, heard))
     problems.sort(key=lambda problem: (problem.row is not None, problem.row or 0))
     usable = np.ones(len(frame), dtype=bool)
     usable[[p.row - 1 for p in problems if p.severity == "error" and p.row is not None]] = False
     durations = np.array([clip.seconds for clip in clips], dtype=np.float64)
-    return Check(tuple(problems), _summary(manifest, clips, durations, usable), usable, durations, digests)
+    return Check(tuple(problems), _summary(manifest, clips, durations, usable), usable, durations, digests, heard)
 
 
-def leaks(utterances: pd.DataFrame, fold: Fold, digests: Sequence[str] | None = None) -> list[str]:
+def find_pairs(digests: Sequence[str], heard: Sequence[Heard | None]) -> list[Pair]:
+    """Near-duplicates among clips whose samples differ; of clips with the same samples the first stands for all.
+
+    Args:
+        digests: N digests of the samples, empty = unknown.
+        heard: N fingerprints.
+    """
+    seen: set[str] = set()
+    nothing = np.zeros(0, dtype=np.uint32)
+    prints = []
+    for digest, clip in zip(digests, heard, strict=True):
+        again = digest in seen
+        prints.append(nothing if clip is None or again else clip.prints)
+        if digest:
+            seen.add(digest)
+    return near_duplicates(prints)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What train and another part of a fold have in common.
+
+    Attributes:
+        kind: ``speaker``, ``session``, ``recording``, ``identical clip``, ``near-duplicate clip`` or ``text``.
+        part: ``dev`` or ``test``.
+        fold: its name.
+        values: how many speakers, texts ... of the part are also in train.
+        of_values: of how many.
+        clips: how many clips of the part that concerns.
+        of_clips: of how many.
+        examples: up to five of the values.
+    """
+
+    kind: str
+    part: str
+    fold: str
+    values: int
+    of_values: int
+    clips: int
+    of_clips: int
+    examples: tuple[str, ...]
+
+    @property
+    def severity(self) -> str:
+        """``note`` for a text, which corpora with scripted sentences share by design; else ``warning``."""
+        return "note" if self.kind == "text" else "warning"
+
+    @property
+    def text(self) -> str:
+        """In words, with counts."""
+        names = ", ".join(self.examples) + (", ..." if self.values > len(self.examples) else "")
+        if self.kind == "near-duplicate clip":
+            is_one = "sounds like one" if self.values == 1 else "sound like ones"
+            return f"{self.clips} of {self.of_clips} clips in {self.part} {is_one} in train (near-duplicates): {names}"
+        plural = "" if self.of_values == 1 else "s"
+        return (
+            f"{self.values} of {self.of_values} {self.kind}{plural} in {self.part} ({self.clips} of {self.of_clips} "
+            f"clips) {'is' if self.values == 1 else 'are'} also in train: {names}"
+        )
+
+
+def leaks(
+    utterances: pd.DataFrame, fold: Fold, digests: Sequence[str] | None = None, pairs: Sequence[Pair] = ()
+) -> list[str]:
     """What train shares with dev and test, in words with counts.
 
     A shared speaker, session, recording or clip starts with ``warning:``, as scores are then too good. A
@@ -138,34 +212,162 @@ def leaks(utterances: pd.DataFrame, fold: Fold, digests: Sequence[str] | None = 
         utterances: the frame that the fold's positions count in, N rows.
         fold: the parts.
         digests: N digests of the samples (`sertune.data.audio.samples_digest`), empty = unknown.
+        pairs: near-duplicates (`find_pairs`).
     """
-    values = {
-        "speaker": utterances["speaker"].to_numpy(dtype=object),
-        "session": utterances["session"].to_numpy(dtype=object),
-        "recording": utterances["file"].map(lambda file: Path(file).name).to_numpy(dtype=object),
-        "text": utterances["text"].to_numpy(dtype=object),
-    }
-    keys = {**values, "recording": utterances["file"].to_numpy(dtype=object)}
+    return [f"{found.severity}: {found.text}" for found in shared(utterances, [fold], digests, pairs)]
+
+
+def shared(
+    utterances: pd.DataFrame,
+    folds: Sequence[Fold],
+    digests: Sequence[str] | None = None,
+    pairs: Sequence[Pair] = (),
+) -> list[Shared]:
+    """What train shares with dev and test in each fold; arguments as of `leaks`."""
+    names = utterances["file"].map(lambda file: Path(file).name).to_numpy(dtype=object)
+    columns: dict[str, tuple[Any, Any]] = {what: (utterances[what],) * 2 for what in ("speaker", "session")}
+    columns["recording"] = utterances["file"], names
+    columns["text"] = (utterances["text"],) * 2
+    same = np.arange(len(utterances))
     if digests is not None:
-        keys["identical clip"] = np.array([digest or None for digest in digests], dtype=object)
-        values["identical clip"] = values["recording"]
-    said = []
-    for what, key in keys.items():
-        trained = {k for k in key[fold.train] if k is not None}
+        known = np.array([digest or None for digest in digests], dtype=object)
+        columns["identical clip"] = known, names
+        same = pd.factorize(np.where(pd.isna(known), same, known))[0]
+    keys = [_Key.of(what, key, shown) for what, (key, shown) in columns.items()]
+    keys = [key for key in keys if key.repeats]
+    first = np.array([pair.first for pair in pairs], dtype=np.int64)
+    second = np.array([pair.second for pair in pairs], dtype=np.int64)
+    found: list[Shared] = []
+    for fold in folds:
+        for key in keys:
+            found += key.within(fold)
+        if len(pairs):
+            found += _alike(fold, same, first, second, names)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Key:
+    """A property of the rows, as numbers."""
+
+    kind: str
+    codes: NDArray[np.int64]  # (N,), -1 = missing
+    count: int
+    shown: NDArray[Any]
+
+    @classmethod
+    def of(cls, kind: str, key: Any, shown: Any) -> "_Key":
+        codes, values = pd.factorize(np.asarray(key, dtype=object))
+        return cls(kind, codes.astype(np.int64), len(values), np.asarray(shown, dtype=object))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether two rows have the same value, so that anything can be shared."""
+        return bool((self.codes >= 0).sum() > self.count)
+
+    def within(self, fold: Fold) -> Iterator[Shared]:
+        """What dev and test share with train."""
+        trained = np.zeros(self.count + 1, dtype=bool)
+        trained[self.codes[fold.train]] = True
+        trained[-1] = False  # missing
         for part, rows in (("dev", fold.dev), ("test", fold.test)):
-            present = [k is not None for k in key[rows]]
-            hits = [i for i in rows if key[i] is not None and key[i] in trained]
-            if hits:
-                kinds = len({key[i] for i in hits})
-                of = len(set(key[rows][present]))
-                shown = sorted({str(values[what][i]) for i in hits})
-                names = ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
-                plural = "" if of == 1 else "s"
-                said.append(
-                    f"{'note' if what == 'text' else 'warning'}: {kinds} of {of} {what}{plural} in {part} "
-                    f"({len(hits)} of {len(rows)} clips) {'is' if kinds == 1 else 'are'} also in train: {names}"
-                )
-    return said
+            codes = self.codes[rows]
+            hits = rows[trained[codes]]
+            if len(hits):
+                values, of = len(np.unique(self.codes[hits])), len(np.unique(codes[codes >= 0]))
+                examples = tuple(sorted({str(value) for value in self.shown[hits]})[:5])
+                yield Shared(self.kind, part, fold.name, values, of, len(hits), len(rows), examples)
+
+
+def _alike(
+    fold: Fold, same: NDArray[Any], first: NDArray[np.int64], second: NDArray[np.int64], names: NDArray[Any]
+) -> Iterator[Shared]:
+    """Clips of dev and test that a clip of train sounds like; ``same``: (N,) number of each row's samples."""
+    trained = np.zeros(len(same), dtype=bool)
+    trained[same[fold.train]] = True
+    partner = np.full(len(same), -1, dtype=np.int64)
+    for one, other in ((first, second), (second, first)):
+        near = trained[same[other]]
+        partner[same[one[near]]] = other[near]
+    for part, rows in (("dev", fold.dev), ("test", fold.test)):
+        hits = rows[partner[same[rows]] >= 0]
+        if len(hits):
+            examples = tuple(f"{names[i]} and {names[partner[same[i]]]}" for i in hits[:5])
+            yield Shared("near-duplicate clip", part, fold.name, len(hits), len(rows), len(hits), len(rows), examples)
+
+
+def audit_split(
+    utterances: pd.DataFrame,
+    protocol: Protocol,
+    targets: NDArray[Any],
+    names: Sequence[str],
+    digests: Sequence[str],
+    heard: Sequence[Heard | None],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What the parts of a protocol share, and how far trivial features predict the target: the audit of a report.
+
+    Args:
+        utterances: the frame that the folds' positions count in, N rows.
+        protocol: with its folds.
+        targets: (N,) label ids (int, -1 = missing), or (N, D) values (NaN = missing).
+        names: of the labels or of the D dimensions.
+        digests: N digests of the samples, empty = unknown.
+        heard: N trivial features and fingerprints, None = unknown.
+        seed: of what is drawn for the trivial baseline.
+
+    Returns:
+        Ready for JSON: ``shared``, one row per kind and part, with the fold where most clips are concerned, in how
+        many ``folds`` that is so and its ``text``; ``near_duplicates``: number of ``pairs`` in all of the data, and up
+        to 50 of them; ``trivial``: see `trivial_baseline`; ``warnings`` and ``notes`` in words.
+    """
+    pairs = find_pairs(digests, heard)
+    rows = _gathered(shared(utterances, protocol.folds, digests, pairs), len(protocol.folds))
+    missing = np.full(len(FEATURES), np.nan, dtype=np.float32)
+    features = np.stack([missing if clip is None else clip.features for clip in heard])
+    speakers = utterances["speaker"].tolist()
+    trivial = trivial_baseline(features, targets, protocol.folds, speakers, names, seed)
+    files = utterances["file"].tolist()
+    return {
+        "shared": rows,
+        "near_duplicates": {
+            "pairs": len(pairs),
+            "list": [
+                {"file": files[p.first], "other": files[p.second], "similarity": p.similarity, "shift": p.shift}
+                for p in sorted(pairs, key=lambda pair: -pair.similarity)[:_MOST_PAIRS]
+            ],
+        },
+        "trivial": trivial,
+        "warnings": [row["text"] for row in rows if row["severity"] == "warning"]
+        + shortcuts(trivial, protocol.speaker_independent),
+        "notes": [row["text"] for row in rows if row["severity"] == "note"],
+    }
+
+
+def shortcuts(trivial: dict[str, Any], speaker_independent: bool) -> list[str]:
+    """A warning for every metric that trivial features raise clearly above chance.
+
+    Where test speakers are new, a score that knowing the speakers apart explains is left out: speakers are few.
+    """
+    return [
+        f"without listening, {found['text']}: a model can lean on that"
+        for found in trivial["metrics"].values()
+        if found["above_chance"] and (found["beyond_speakers"] or not speaker_independent)
+    ]
+
+
+def _gathered(found: Sequence[Shared], folds: int) -> list[dict[str, Any]]:
+    """One row per kind and part: the fold where most clips are concerned, and in how many folds that is so."""
+    groups: dict[tuple[str, str], list[Shared]] = {}
+    for item in found:
+        groups.setdefault((item.kind, item.part), []).append(item)
+    rows = []
+    for items in groups.values():
+        worst = max(items, key=lambda item: item.clips)
+        alike = f" ({len(items)} of {folds} folds alike)" if folds > 1 else ""
+        text = {"severity": worst.severity, "text": worst.text + alike}
+        rows.append({**asdict(worst), "examples": list(worst.examples), "folds": len(items), **text})
+    return rows
 
 
 # Audio
@@ -194,17 +396,13 @@ def _look_at(limits: _Limits, row: tuple[Any, ...]) -> _Clip:
         # An empty file or segment is for `read_audio` to put into words.
         problem = _length_problem(clip.seconds, limits) if clip.seconds > 0 else None
         if problem is not None:
-            return _with(clip, problem=problem)
+            return replace(clip, problem=problem)
         audio = read_audio(file, info.rate, start, end, limits.crop)
-        return _with(clip, digest=samples_digest(audio))
+        return replace(clip, digest=samples_digest(audio), heard=listen(audio, info.rate))
     except AudioError as error:
         return _Clip(problem=("audio", error.reason))
     except MemoryError:
         return _Clip(problem=("too long", "does not fit into memory; set a crop length or cut it by start and end"))
-
-
-def _with(clip: _Clip, *, digest: str = "", problem: tuple[str, str] | None = None) -> _Clip:
-    return _Clip(clip.seconds, clip.rate, clip.channels, digest, problem)
 
 
 def _length_problem(seconds: float, limits: _Limits) -> tuple[str, str] | None:
@@ -261,15 +459,40 @@ def _duplicates(manifest: Manifest, digests: Sequence[str]) -> list[Problem]:
         j = first.setdefault(digest, i)
         if j == i:
             continue
-        differ = [
-            f"{a} {frame[a].iat[j]} there, {frame[a].iat[i]} here"
-            for a in (*manifest.schemes, "speaker")
-            if not _same(frame[a].iat[i], frame[a].iat[j])
-        ]
+        differ = _differences(manifest, i, j)
         message = f"the same audio as {frame['file'].iat[j]} (row {j + 1})"
         message += f", but {'; '.join(differ)}" if differ else ", with the same labels"
         problems.append(Problem("warning", "duplicate", str(frame["file"].iat[i]), i + 1, message))
     return problems
+
+
+def _near_duplicates(manifest: Manifest, pairs: Sequence[Pair]) -> list[Problem]:
+    """A warning for every clip that sounds like an earlier one, with the one it is most like."""
+    frame = manifest.utterances
+    best: dict[int, Pair] = {}
+    for pair in pairs:
+        if pair.second not in best or pair.similarity > best[pair.second].similarity:
+            best[pair.second] = pair
+    problems = []
+    for i, pair in best.items():
+        j = pair.first
+        message = f"sounds like {frame['file'].iat[j]} (row {j + 1}): {pair.similarity:.0%} of the fingerprint agrees"
+        if abs(pair.shift) >= _SHIFTED:
+            message += f", {abs(pair.shift):.2f} s {'later' if pair.shift > 0 else 'earlier'} in it"
+        differ = _differences(manifest, i, j)
+        message += f", but {'; '.join(differ)}" if differ else ", with the same labels"
+        problems.append(Problem("warning", "near-duplicate", str(frame["file"].iat[i]), i + 1, message))
+    return problems
+
+
+def _differences(manifest: Manifest, row: int, earlier: int) -> list[str]:
+    """How labels and speaker of a copy differ from those of an earlier one."""
+    frame = manifest.utterances
+    return [
+        f"{a} {frame[a].iat[earlier]} there, {frame[a].iat[row]} here"
+        for a in (*manifest.schemes, "speaker")
+        if not _same(frame[a].iat[row], frame[a].iat[earlier])
+    ]
 
 
 def _same(first: Any, second: Any) -> bool:

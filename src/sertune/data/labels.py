@@ -16,6 +16,7 @@ CATEGORIES: Final = (
     "surprise",
     "excitement",
     "frustration",
+    "other",
 )
 DIMENSIONS: Final = ("arousal", "valence", "dominance")
 ATTRIBUTES: Final = ("emotion", *DIMENSIONS)
@@ -39,6 +40,7 @@ _SPELLINGS: Final = {
     "verrassing pleasant_surprise pleasant_surprised",
     "excitement": "excited exc begeisterung begeistert excitation eccitazione excitacao opwinding",
     "frustration": "frustrated fru frustriert frustracion frustrazione frustracao frustratie",
+    "other": "oth",
 }
 _CANONICAL: Final = {
     **{spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()},
@@ -57,7 +59,70 @@ CODES: Final = {
         "T": "sadness",  # Trauer
         "N": "neutral",
     },
+    "iemocap": {
+        "ang": "anger",
+        "dis": "disgust",
+        "exc": "excitement",
+        "fea": "fear",
+        "fru": "frustration",
+        "hap": "happiness",
+        "neu": "neutral",
+        "oth": "other",
+        "sad": "sadness",
+        "sur": "surprise",
+    },
+    "msp_improv": {"A": "anger", "H": "happiness", "N": "neutral", "O": "other", "S": "sadness"},
+    "msp_podcast": {
+        "A": "anger",
+        "C": "contempt",
+        "D": "disgust",
+        "F": "fear",
+        "H": "happiness",
+        "N": "neutral",
+        "O": "other",
+        "S": "sadness",
+        "U": "surprise",
+    },
     "urdu": {"A": "anger", "H": "happiness", "N": "neutral", "S": "sadness"},
+    "ravdess": {
+        "01": "neutral",
+        "02": "calm",
+        "03": "happiness",
+        "04": "sadness",
+        "05": "anger",
+        "06": "fear",
+        "07": "disgust",
+        "08": "surprise",
+    },
+    # Of the raters' answers; file names have three letters.
+    "cremad": {"A": "anger", "D": "disgust", "F": "fear", "H": "happiness", "N": "neutral", "S": "sadness"},
+    "tess": {
+        "angry": "anger",
+        "disgust": "disgust",
+        "fear": "fear",
+        "happy": "happiness",
+        "neutral": "neutral",
+        "ps": "surprise",  # pleasant surprise
+        "sad": "sadness",
+    },
+    "savee": {
+        "a": "anger",
+        "d": "disgust",
+        "f": "fear",
+        "h": "happiness",
+        "n": "neutral",
+        "sa": "sadness",
+        "su": "surprise",
+    },
+    "emovo": {
+        "rab": "anger",  # rabbia
+        "dis": "disgust",
+        "pau": "fear",  # paura
+        "gio": "happiness",  # gioia
+        "neu": "neutral",
+        "tri": "sadness",  # tristezza
+        "sor": "surprise",  # sorpresa
+    },
 }
 
 _ATTRIBUTE_ALIASES: Final = {"activation": "arousal", "label": "emotion", "category": "emotion"}

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -180,9 +180,10 @@ class Manifest:
             ),
             "ratings row",
         )
-        for attribute in self.schemes:
-            if values:
-                mine = column["attribute"] == attribute
+        codes, rated = pd.factorize(column["attribute"])
+        for attribute in self.schemes if values else ():
+            if attribute in rated:
+                mine = codes == list(rated).index(attribute)
                 self._refuse_outside(attribute, column["value"].where(mine, None), "ratings row")
 
     def _refuse_outside(self, attribute: str, values: "pd.Series[Any]", what: str) -> None:
@@ -359,19 +360,32 @@ class Manifest:
         """Write the utterances as plain CSV (UTF-8) that ``--data FILE.csv`` reads back to the same.
 
         Files below the table's folder are named relative to it. The schemes go beside it, as
-        ``<name>.schemes.json``; ratings are left out. Columns without any value are left out.
+        ``<name>.schemes.json``, and the ratings, if any, as ``<name>.ratings.csv``. Columns without any value are
+        left out.
 
         Raises:
-            SertuneError: the file can't be written.
+            SertuneError: the file can't be written, or ratings of another table lie beside it.
         """
         target = _absolute(path)
+        others = [file for suffix in (".csv", ".parquet") if (file := ratings_beside(target, suffix)).is_file()]
+        if self.ratings is not None:
+            others = [file for file in others if file.suffix != ".csv"]
+        if others:
+            raise SertuneError(
+                f"can't write {target}: {others[0].name} beside it has ratings of another table; move it"
+            )
         frame = self.utterances.copy()
         frame["file"] = _text_series(_relative_files(frame["file"], target.parent, target.parent))
         frame = frame.dropna(axis="columns", how="all")
-        schemes = json.dumps(schemes_to_json(self.schemes), indent=2, ensure_ascii=False)
+        texts = {
+            target: frame.to_csv(index=False),
+            schemes_beside(target): json.dumps(schemes_to_json(self.schemes), indent=2, ensure_ascii=False),
+        }
+        if self.ratings is not None:
+            texts[ratings_beside(target)] = self.ratings.to_csv(index=False)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            for name, text in ((target, frame.to_csv(index=False)), (schemes_beside(target), schemes)):
+            for name, text in texts.items():
                 temporary = name.with_name(f".{name.name}.{os.getpid()}")
                 temporary.write_text(text, "utf-8")
                 temporary.replace(name)
@@ -494,6 +508,11 @@ def schemes_beside(table: Path) -> Path:
     return table.with_name(f"{table.stem}.schemes.json")
 
 
+def ratings_beside(table: Path, suffix: str = ".csv") -> Path:
+    """Where a table's single ratings are kept: ``data.csv`` -> ``data.ratings.csv``."""
+    return table.with_name(f"{table.stem}.ratings{suffix}")
+
+
 def _schemes(
     name: str, frame: pd.DataFrame, ratings: pd.DataFrame | None, given: Mapping[str, Scheme]
 ) -> dict[str, Scheme]:
@@ -545,15 +564,18 @@ def _inferred_scale(name: str, attribute: str, least: float, most: float) -> Sch
 
 def _normalised_utterances(name: str, utterances: pd.DataFrame) -> pd.DataFrame:
     source = utterances.reset_index(drop=True)
-    empty = pd.Series([None] * len(source), dtype=object)
     columns: dict[str, pd.Series[Any]] = {}
     for column in UTTERANCE_COLUMNS:
-        values = source[column] if column in source.columns else empty
-        columns[column] = (
-            _text_series(text_values(values))
-            if column in TEXT_COLUMNS
-            else number_column(values, f"{name}, column {column}")
-        )
+        if column not in source.columns:
+            columns[column] = (
+                _text_series([None] * len(source))
+                if column in TEXT_COLUMNS
+                else pd.Series(np.nan, index=source.index, dtype=np.float64)
+            )
+        elif column in TEXT_COLUMNS:
+            columns[column] = _text_series(text_values(source[column]))
+        else:
+            columns[column] = number_column(source[column], f"{name}, column {column}")
     columns["emotion"] = _renamed(columns["emotion"], labels.canonical)
     columns["partition"] = _renamed(columns["partition"], labels.partition)
     columns["gender"] = _renamed(columns["gender"], labels.gender)
@@ -593,23 +615,28 @@ def _normalised_ratings(name: str, ratings: pd.DataFrame) -> pd.DataFrame:
     emotion = (frame["attribute"] == "emotion").to_numpy()
     texts = _text_series(text_values(value[emotion]))
     result[emotion] = _renamed(texts, labels.canonical).to_numpy()
-    numbers = number_column(value.where(~emotion, None), f"{name}, ratings").to_numpy().astype(object)
-    result[~emotion] = numbers[~emotion]
+    if not emotion.all():
+        numbers = number_column(value.where(~emotion, None), f"{name}, ratings").to_numpy().astype(object)
+        result[~emotion] = numbers[~emotion]
     frame["value"] = pd.Series(result, dtype=object)
     return frame
 
 
-def text_values(values: "pd.Series[Any]") -> list[str | None]:
-    """Stripped text of a column, None for missing or empty; whole numbers without decimals ("3", not "3.0")."""
-    missing = values.isna().to_numpy()
-    if missing.all():
-        return [None] * len(values)
-    if pd.api.types.is_float_dtype(values.dtype) and not (values[~missing] % 1).any():
-        values = values.astype("Int64")
-    text = values.astype("string").str.strip().astype(object).to_numpy(copy=True)
-    text[missing] = None
-    text[text == ""] = None
-    result: list[str | None] = text.tolist()
+def text_values(values: "pd.Series[Any]", missing: Collection[str] = ()) -> list[str | None]:
+    """Stripped text of a column, None for missing or empty; whole numbers without decimals ("3", not "3.0").
+
+    Args:
+        values: of any type.
+        missing: texts that stand for a missing value.
+    """
+    # Each text is worked on once, however often it comes: columns of speakers and raters are long and say little.
+    codes, found = pd.factorize(values)
+    distinct = pd.Series(found)
+    if pd.api.types.is_float_dtype(distinct.dtype) and not (distinct % 1).any():
+        distinct = distinct.astype("Int64")
+    texts = distinct.astype("string").str.strip().astype(object).tolist()
+    table = np.array([*(text if text and text not in missing else None for text in texts), None], dtype=object)
+    result: list[str | None] = table[codes].tolist()
     return result
 
 
@@ -623,11 +650,9 @@ def number_column(values: "pd.Series[Any]", where: str) -> "pd.Series[Any]":
     if pd.api.types.is_float_dtype(values.dtype) or pd.api.types.is_integer_dtype(values.dtype):
         numbers = values.astype("Float64").to_numpy(dtype=np.float64, na_value=np.nan)
     else:
-        present = values.notna() & (values.astype("string").str.strip() != "").fillna(False)
-        converted = pd.to_numeric(values.where(present, None), errors="coerce")
-        numbers = converted.to_numpy(dtype=np.float64, na_value=np.nan)
-        suspects = np.flatnonzero(present.to_numpy(dtype=bool) & np.isnan(numbers)).tolist()
-        wrong = [i for i in suspects if str(values.iat[i]).strip().lower() != "nan"]
+        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        suspects = np.flatnonzero(values.notna().to_numpy() & np.isnan(numbers)).tolist()
+        wrong = [i for i in suspects if str(values.iat[i]).strip().lower() not in ("", "nan")]
         if wrong:
             i = wrong[0]
             raise SertuneError(
@@ -649,17 +674,22 @@ def _text_series(values: Sequence[str | None]) -> "pd.Series[Any]":
 
 
 def _renamed(values: "pd.Series[Any]", rename: Callable[[str], str]) -> "pd.Series[Any]":
-    names = {value: rename(value) for value in values.dropna().unique()}
-    return _text_series([names.get(value) for value in values.tolist()])
+    codes, found = pd.factorize(values)
+    names = np.array([*map(rename, found), None], dtype=object)
+    return _text_series(names[codes].tolist())
 
 
 def absolute_files(files: Sequence[str | None], folder: Path) -> list[str | None]:
     """Absolute, normalised paths; relative ones are taken from ``folder``, missing ones stay None."""
-    base = _absolute(folder)
+    base = str(_absolute(folder))
 
     def absolute(file: str | None) -> str | None:
-        # Most are absolute already, which the first letter tells soonest.
-        return None if file is None else os.path.normpath(file if file.startswith(os.sep) else base / file)
+        if file is None:
+            return None
+        path = file if file.startswith(os.sep) else os.path.join(base, file)  # noqa: PTH118 - faster than paths
+        # Most are as they should be, which is seen sooner than mended.
+        tidy = os.sep == "/" and "//" not in path and "/." not in path and path[-1] != "/"
+        return path if tidy else os.path.normpath(path)
 
     return [absolute(file) for file in files]
 

@@ -11,17 +11,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sertune.errors import SertuneError
+
 Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One train, dev and test part as row positions: int64, sorted, without overlap."""
+    """One train, dev and test part as row positions: int64, sorted, without overlap.
+
+    Attributes:
+        name: of the fold.
+        train: rows that train.
+        dev: rows that choose.
+        test: rows that test.
+        missing: what a published part should hold and the data has not: (part, "speaker 1091").
+    """
 
     name: str
     train: Positions
     dev: Positions
     test: Positions
+    missing: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,13 +73,25 @@ def fold_by(
         test: values that test.
         dev: values that choose.
         train: values that train; None: all others that are not missing.
+
+    Raises:
+        SertuneError: the frame has no such column, or nothing in it.
     """
+    if column not in frame or frame[column].isna().all():
+        raise SertuneError(f"no utterance has a {column}, which this protocol cuts by; fill it in or use another split")
     values = frame[column]
     in_test, in_dev = values.isin(list(test)), values.isin(list(dev))
     in_train = values.notna() & ~in_test & ~in_dev if train is None else values.isin(list(train))
-    return Fold(name, rows_of(in_train), rows_of(in_dev & ~in_test), rows_of(in_test))
+    there = set(values.dropna())
+    missing = tuple(
+        (part, f"{column} {value}")
+        for part, wanted in (("train", train or ()), ("dev", dev), ("test", test))
+        for value in wanted
+        if value not in there
+    )
+    return Fold(name, rows_of(in_train), rows_of(in_dev & ~in_test), rows_of(in_test), missing)
 
 
 def rows_of(mask: "NDArray[np.bool_] | pd.Series[bool]") -> Positions:
     """Positions of the rows under a mask."""
-    return np.flatnonzero(np.asarray(mask)).astype(np.int64)
+    return np.flatnonzero(np.asarray(mask)).astype(np.int64, copy=False)

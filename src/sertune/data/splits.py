@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sertune.data.protocols import Fold, Positions
+from sertune.data.protocols import Fold, Positions, Published, rows_of
 from sertune.errors import SertuneError, unknown
 
 __all__ = ["SPLITS", "Fold", "Protocol", "make_protocol"]
@@ -26,13 +26,14 @@ class Protocol:
     """A split of a corpus and how to say it in a paper.
 
     Attributes:
-        split: one of `SPLITS`.
+        split: one of `SPLITS`, or the name of a published protocol.
         text: the protocol in words.
         speaker_independent: no test speaker is in the train or dev part of its fold, as far as speakers are
             known; False where one isn't.
         folds: every fold to run.
-        final: with ``loso`` and ``kfold``, a fold without test part for the model that is saved.
+        final: where there are several folds, one more without test part, for the model that is saved.
         warnings: what a reader of the result should know.
+        source: who published it; empty for `SPLITS`.
     """
 
     split: str
@@ -41,6 +42,12 @@ class Protocol:
     folds: tuple[Fold, ...]
     final: Fold | None
     warnings: tuple[str, ...]
+    source: str = ""
+
+    @property
+    def own_parts(self) -> bool:
+        """One fold with train, dev and test as the corpus gives them: others choose on dev and never train on it."""
+        return self.split == "official" or bool(self.source and self.final is None)
 
 
 def make_protocol(
@@ -53,6 +60,7 @@ def make_protocol(
     dev: float = 0.1,
     dev_speakers: int = 1,
     seed: int = 0,
+    published: Sequence[Published] = (),
 ) -> Protocol:
     """Cut all rows of ``utterances`` into parts.
 
@@ -63,7 +71,8 @@ def make_protocol(
         split: ``official``: the partition column (dev is cut from train where there is none). ``loso``:
             leave one speaker out. ``kfold``: ``folds`` groups of speakers, alike in clips and labels.
             ``speaker``: one split by speakers. ``random``: one split by clips, stratified by label, in
-            which a speaker can be on both sides.
+            which a speaker can be on both sides. The name of a published protocol of the corpus.
+            ``auto``: the first of these, or else ``speaker``.
         labels: (N,) label ids (int, -1 = missing) or values (float, NaN = missing; (N, D) for several
             dimensions), for stratification and for the warnings.
         folds: number of groups of ``kfold``, at least 3.
@@ -71,20 +80,26 @@ def make_protocol(
         dev: share of the clips in dev (``speaker``, ``random``; of train for ``official`` without dev).
         dev_speakers: speakers in dev (``loso``).
         seed: of every choice that is free.
+        published: protocols of the corpus from the literature, the one that ``auto`` takes first. With several
+            folds their ``final`` trains on everything but the dev part of the first fold.
 
     Raises:
         SertuneError: too few speakers, a speaker missing where the split needs it, an option out of range,
             an unknown split, an empty part, or a class that a train part lacks.
     """
-    if split == "auto":
-        split = "speaker"
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    named = {protocol.name: protocol for protocol in published}
+    auto = split == "auto"
+    if auto:
+        split = next(iter(named), "speaker")
+    if split not in SPLITS and split not in named:
+        raise unknown("split", split, ("auto", *named, *SPLITS))
     if not len(utterances):
         raise SertuneError("there are no utterances to split")
     rows = _Rows.of(utterances, labels)
     rng = np.random.default_rng(seed)
-    if split == "official":
+    if split in named:
+        protocol = _published(rows, named[split])
+    elif split == "official":
         protocol = _official(rows, _share("dev", dev), rng)
     elif split == "loso":
         protocol = _loso(rows, dev_speakers, rng)
@@ -98,7 +113,9 @@ def make_protocol(
         make = _speaker if split == "speaker" else _random
         protocol = make(rows, test, dev, rng)
     warnings = (*protocol.warnings, *_check_folds(rows, protocol))
-    return Protocol(split, protocol.text, protocol.speaker_independent, protocol.folds, protocol.final, warnings)
+    if auto and split == "speaker" and not utterances["partition"].isna().any():
+        warnings = (*warnings, "the data has train, dev and test parts of its own, which --split official takes")
+    return replace(protocol, warnings=warnings)
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ class _Rows:
     frame: pd.DataFrame
     speakers: NDArray[Any]  # (N,) str, None = unknown
     strata: NDArray[np.int64]  # (N,) label ids or quantile bins, -1 = missing
-    labelled: NDArray[np.bool_]  # (N,) has any label
+    has_labels: bool
     names: dict[int, str]  # of the classes; empty for dimensions
 
     @classmethod
@@ -117,13 +134,13 @@ class _Rows:
         speakers = frame["speaker"].to_numpy(dtype=object)
         if labels is None:
             nothing = np.full(count, -1, dtype=np.int64)
-            return cls(frame, speakers, nothing, np.ones(count, dtype=bool), {})
+            return cls(frame, speakers, nothing, False, {})
         values = np.asarray(labels)
         if len(values) != count:
             raise SertuneError(f"{len(values)} labels for {count} utterances")
         if not np.issubdtype(values.dtype, np.integer):
             table = values.astype(np.float64).reshape(count, -1)
-            return cls(frame, speakers, _bins(table), np.asarray((~np.isnan(table)).any(axis=1)), {})
+            return cls(frame, speakers, _bins(table), True, {})
         codes, first = np.unique(values, return_index=True)
         names = {
             int(code): str(name) if isinstance(name := frame["emotion"].iat[int(i)], str) else f"class {code}"
@@ -133,35 +150,45 @@ class _Rows:
         if len(names) < 2:
             only = ", ".join(names.values()) or "none"
             raise SertuneError(f"the data has fewer than two classes ({only}); nothing can be told apart")
-        return cls(frame, speakers, values.astype(np.int64), values >= 0, names)
+        return cls(frame, speakers, values.astype(np.int64), True, names)
 
     def known_speakers(self, split: str) -> list[str]:
         """All speakers in natural order ("9" before "10"); an error where one is missing."""
-        missing = np.flatnonzero([speaker is None for speaker in self.speakers])
+        codes, names = self._coded
+        missing = np.flatnonzero(codes < 0)
         if len(missing):
             i = int(missing[0])
             raise SertuneError(
                 f"{len(missing)} of {len(self.frame)} utterances have no speaker, the first is row {i + 1} "
                 f"({self.frame['file'].iat[i]}): the split {split!r} needs them; fill them in or use --split random"
             )
-        return sorted(set(self.speakers), key=_natural)
+        return sorted(names, key=_natural)
 
-    def spoken_by(self, names: Iterable[str]) -> NDArray[np.bool_]:
-        """(N,) bool: the rows of some speakers."""
-        codes, uniques = self._coded
-        return np.isin(codes, uniques.get_indexer(pd.Index(list(names), dtype=object)))
+    def spoken_by(self, names: Iterable[str]) -> Positions:
+        """The rows of some speakers, sorted."""
+        pieces = [self._by_speaker[name] for name in names]
+        return np.sort(np.concatenate(pieces)) if pieces else np.zeros(0, dtype=np.int64)
 
     @cached_property
-    def _coded(self) -> tuple[NDArray[np.int64], "pd.Index[Any]"]:
+    def _coded(self) -> tuple[NDArray[np.int64], list[str]]:
         """Every row's speaker as a number, -1 = unknown, and whom the numbers mean."""
-        codes, uniques = pd.factorize(self.speakers)
-        return codes.astype(np.int64), pd.Index(uniques, dtype=object)
+        codes, names = pd.factorize(self.speakers)
+        return codes.astype(np.int64), list(names)
+
+    @cached_property
+    def _by_speaker(self) -> dict[str, Positions]:
+        """The rows of every speaker."""
+        codes, names = self._coded
+        order = np.argsort(codes, kind="stable").astype(np.int64)
+        ends = np.cumsum(np.bincount(codes + 1, minlength=len(names) + 1))
+        return {name: order[ends[i] : ends[i + 1]] for i, name in enumerate(names)}
 
     def loads(self, speakers: Sequence[str], within: Positions | None = None) -> NDArray[np.float64]:
         """(speakers, 1 + strata): share of each speaker in all clips and in each stratum, columns sum to 1."""
         rows = np.arange(len(self.frame)) if within is None else within
+        codes, names = self._coded
         index = {name: i for i, name in enumerate(speakers)}
-        who = np.array([index[name] for name in self.speakers[rows]], dtype=np.int64)
+        who = np.array([index.get(name, -1) for name in names], dtype=np.int64)[codes[rows]]
         strata = self.strata[rows]
         columns = [np.bincount(who, minlength=len(speakers))]
         columns += [np.bincount(who[strata == k], minlength=len(speakers)) for k in np.unique(strata[strata >= 0])]
@@ -170,6 +197,56 @@ class _Rows:
 
 
 # The splits
+
+
+def _published(rows: _Rows, source: Published) -> Protocol:
+    """A protocol from the literature, as the data at hand has it."""
+    folds = tuple(_clean(rows, source, fold) for fold in source.cut(rows.frame))
+    if not folds:
+        raise SertuneError(f"protocol {source.name}: it has no folds for this data; use another split")
+    used = np.zeros(len(rows.frame), dtype=bool)
+    for fold in folds:
+        for part in (fold.train, fold.dev, fold.test):
+            used[part] = True
+    final = None
+    if len(folds) > 1:
+        rest = used.copy()
+        rest[folds[0].dev] = False
+        final = Fold("final", rows_of(rest), folds[0].dev, np.zeros(0, dtype=np.int64))
+    text = f"{source.name} ({source.source}): {source.text}"
+    if left_out := int((~used).sum()):
+        text += f"; {left_out} of {len(used)} utterances are in no part and left out"
+    found = [_independence(rows, fold) for fold in folds]
+    warnings = list(dict.fromkeys(line for _, said in found for line in said))
+    if lacking := list(dict.fromkeys(words for fold in folds for _, words in fold.missing)):
+        warnings.append(f"{source.name} is not whole: the data has no usable utterance of {_some(lacking)}")
+    independent = all(yes for yes, _ in found)
+    return Protocol(source.name, text, independent, folds, final, tuple(warnings), source.source)
+
+
+def _clean(rows: _Rows, source: Published, fold: Fold) -> Fold:
+    """The fold, once its parts are known to be apart and not empty."""
+    taken = np.zeros(len(rows.frame), dtype=np.int8)
+    parts = {"train": fold.train, "dev": fold.dev, "test": fold.test}
+    for part, positions in parts.items():
+        if len(positions):
+            taken[positions] += 1
+            continue
+        lacking = [words for of, words in fold.missing if of == part]
+        why = f": there is no usable utterance of {_some(lacking)}" if lacking else ""
+        raise SertuneError(
+            f"protocol {source.name}: the {part} part of fold {fold.name!r} is empty{why}; complete the corpus or use "
+            "another split"
+        )
+    twice = np.flatnonzero(taken > 1)
+    if len(twice):
+        i = int(twice[0])
+        raise SertuneError(
+            f"protocol {source.name}: {len(twice)} utterances are in two parts of fold {fold.name!r}, the first is row "
+            f"{i + 1} ({rows.frame['file'].iat[i]})"
+        )
+    train, dev, test = (np.sort(positions).astype(np.int64) for positions in parts.values())
+    return replace(fold, train=train, dev=dev, test=test)
 
 
 def _official(rows: _Rows, dev: float, rng: np.random.Generator) -> Protocol:
@@ -183,7 +260,7 @@ def _official(rows: _Rows, dev: float, rng: np.random.Generator) -> Protocol:
             f"{len(missing)} of {len(partition)} utterances have no partition, the first is row {i + 1} "
             f"({rows.frame['file'].iat[i]}); fill it in or use another split than 'official'"
         )
-    parts = {name: _positions(partition == name) for name in ("train", "dev", "test")}
+    parts = {name: rows_of(partition == name) for name in ("train", "dev", "test")}
     for name in ("train", "test"):
         if not len(parts[name]):
             raise SertuneError(f"no utterance is in the partition {name!r}: use another split than 'official'")
@@ -194,7 +271,7 @@ def _official(rows: _Rows, dev: float, rng: np.random.Generator) -> Protocol:
         known = {s for s in rows.speakers[parts["train"]] if s is not None}
         if len(known) >= 2 and all(s is not None for s in rows.speakers[parts["train"]]):
             chosen = _speakers_by_share(rows, sorted(known, key=_natural), [dev], rng, parts["train"])[0]
-            parts["dev"] = parts["train"][rows.spoken_by(chosen)[parts["train"]]]
+            parts["dev"] = np.intersect1d(parts["train"], rows.spoken_by(chosen))
             text += f"dev: {_people(len(chosen))} of train"
         else:
             parts["dev"] = _stratified(rows, parts["train"], [dev], rng)[0]
@@ -296,7 +373,9 @@ def _random(rows: _Rows, test: float, dev: float, rng: np.random.Generator) -> P
 def _fold(rows: _Rows, name: str, dev: Sequence[str], test: Sequence[str]) -> Fold:
     """A fold by speakers: those of dev and test, all others train."""
     for_dev, for_test = rows.spoken_by(dev), rows.spoken_by(test)
-    return Fold(name, _positions(~(for_dev | for_test)), _positions(for_dev), _positions(for_test))
+    rest = np.ones(len(rows.frame), dtype=bool)
+    rest[for_dev] = rest[for_test] = False
+    return Fold(name, rows_of(rest), for_dev, for_test)
 
 
 def _balanced_groups(rows: _Rows, speakers: Sequence[str], count: int, rng: np.random.Generator) -> list[list[str]]:
@@ -410,19 +489,25 @@ def _check_folds(rows: _Rows, protocol: Protocol) -> list[str]:
         SertuneError: an empty part, a part without labels, or a class that a train part lacks.
     """
     final = () if protocol.final is None else (protocol.final,)
+    count = int(rows.strata.max(initial=-1)) + 2
+    everything = np.bincount(rows.strata + 1, minlength=count)
     lacking: dict[tuple[str, str], list[str]] = {}
     for fold in (*protocol.folds, *final):
-        parts = {"train": fold.train, "dev": fold.dev} | ({} if fold in final else {"test": fold.test})
-        for part, positions in parts.items():
-            if not len(positions):
+        parts = {"dev": fold.dev} | ({} if fold is protocol.final else {"test": fold.test})
+        counts = {part: np.bincount(rows.strata[of] + 1, minlength=count) for part, of in parts.items()}
+        if len(fold.train) + len(fold.dev) + len(fold.test) == len(rows.strata):  # the large part is what is left
+            counts["train"] = everything - sum(counts.values())
+        else:
+            counts["train"] = np.bincount(rows.strata[fold.train] + 1, minlength=count)
+        for part, found in counts.items():
+            if not found.any():
                 raise SertuneError(f"the {part} part of fold {fold.name!r} is empty; change the shares or the split")
-            if not rows.labelled[positions].any():
+            if rows.has_labels and not found[1:].any():
                 raise SertuneError(
                     f"no clip in the {part} part of fold {fold.name!r} has a label; change the split or fill them in"
                 )
-            present = set(np.flatnonzero(np.bincount(rows.strata[positions] + 1)) - 1)
             for code, name in rows.names.items():
-                if code not in present:
+                if not found[code + 1]:
                     lacking.setdefault((part, name), []).append(fold.name)
     for (part, name), where in lacking.items():
         if part == "train":
@@ -446,17 +531,17 @@ def _people(count: int) -> str:
     return f"{count} speaker" if count == 1 else f"{count} speakers"
 
 
+def _some(names: Sequence[str]) -> str:
+    """At most six names."""
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+
+
 def _listed(names: Sequence[str], what: str) -> str:
     """E.g. ``"3 speakers (03, 08, 09)"``, at most six names."""
-    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    return f"{what} {shown}" if len(names) == 1 else f"{len(names)} {what}s ({shown})"
+    return f"{what} {names[0]}" if len(names) == 1 else f"{len(names)} {what}s ({_some(names)})"
 
 
 def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key by numbers within names: "s9" before "s10"."""
     pieces = re.findall(r"\d+|\D+", name)
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces], name
-
-
-def _positions(mask: "NDArray[np.bool_] | pd.Series[bool]") -> Positions:
-    return np.flatnonzero(np.asarray(mask)).astype(np.int64)

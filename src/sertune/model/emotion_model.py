@@ -37,6 +37,32 @@ class ModelSpec:
     audio: AudioConfig = field(default_factory=AudioConfig)
 
 
+@dataclass
+class Vectors:
+    """What the last, cheap part of a model reads of N clips (or windows of them).
+
+    Attributes:
+        head: pooled vectors of the head's layers, (N, layers, statistics).
+        below: what the readout reads, (N, D); None without one.
+    """
+
+    head: Tensor
+    below: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.head)
+
+    def cpu(self) -> "Vectors":
+        """The same in float32 on the CPU."""
+        return Vectors(self.head.float().cpu(), None if self.below is None else self.below.float().cpu())
+
+    @staticmethod
+    def cat(parts: "Sequence[Vectors]") -> "Vectors":
+        """The clips of all parts, in order."""
+        below = [part.below for part in parts if part.below is not None]
+        return Vectors(torch.cat([part.head for part in parts]), torch.cat(below) if below else None)
+
+
 class EmotionModel(nn.Module):
     """Encoder + head + target.
 
@@ -50,6 +76,7 @@ class EmotionModel(nn.Module):
         self.encoder = encoder
         self.spec = spec
         self.target = spec.target
+        encoder.features.level = spec.audio.level
         apply_methods(encoder, spec.method)
         self.head = Head(spec.head, encoder.depth, encoder.cut, encoder.width, spec.target.outputs)
         if encoder.cut < encoder.depth and encoder.depth not in self.head.layers:
@@ -90,10 +117,20 @@ class EmotionModel(nn.Module):
         if mixup is not None:
             partner, weight = mixup[0].to(vectors.device), mixup[1].to(vectors.device)[:, :, None]
             vectors = weight * vectors + (1 - weight) * vectors[partner]
-        outputs: Tensor = self.head(vectors).float()
-        if not self.training and self.head.readout is not None and batch.pooled is not None:
-            outputs = self.target.blend(outputs, self.head.readout(batch.pooled), self.head.blend)
+        return self.outputs(Vectors(vectors, None if self.training else self._below(batch)))
+
+    def outputs(self, vectors: "Vectors") -> Tensor:
+        """Outputs (B, K) in float32 of what the head and, where there is one, the readout read."""
+        device = self.head.mean.device
+        outputs: Tensor = self.head(vectors.head.to(device)).float()
+        if self.head.readout is not None and vectors.below is not None:
+            outputs = self.target.blend(outputs, self.head.readout(vectors.below.to(device)), self.head.blend)
         return outputs
+
+    def _below(self, batch: Batch) -> Tensor | None:
+        """What the readout reads, (B, D)."""
+        readout = self.head.readout
+        return readout.features(batch.pooled) if readout is not None and batch.pooled is not None else None
 
     def vectors(self, batch: Batch, augment: AugmentConfig | None = None) -> Tensor:
         """Pooled vectors of the head's layers, (B, layers, statistics)."""
@@ -132,22 +169,36 @@ class EmotionModel(nn.Module):
         return torch.cat([self._windows(clip).mean(0, keepdim=True) for clip in clips])
 
     def _windows(self, clip: np.ndarray) -> Tensor:
-        longest = int(self.spec.audio.crop * self.encoder.rate)
-        windows = np.array_split(clip, max(1, -(-len(clip) // longest)))
-        outputs = [self._one(window) for window in windows]
-        return torch.cat(outputs)
+        return torch.cat([self(self._batch_of(window)).cpu() for window in self._cut(clip)])
 
-    def _one(self, audio: np.ndarray) -> Tensor:
+    def _cut(self, clip: np.ndarray) -> list[np.ndarray]:
+        """Windows of equal length, none longer than the crop."""
+        longest = int(self.spec.audio.crop * self.encoder.rate)
+        return np.array_split(clip, max(1, -(-len(clip) // longest)))
+
+    @torch.no_grad()
+    def clip_vectors(self, clip: np.ndarray) -> "Vectors":
+        """What the head and the readout read of one clip's windows, on the CPU; `outputs` takes it.
+
+        Args:
+            clip: samples (N,) at `Encoder.rate`.
+        """
+        self.eval()
+        made = []
+        for window in self._cut(clip):
+            batch = self._batch_of(window)
+            made.append(Vectors(self.vectors(batch), self._below(batch)).cpu())
+        return Vectors.cat(made)
+
+    def _batch_of(self, audio: np.ndarray) -> Batch:
+        """One window as a batch of its own."""
         missing = torch.zeros(1, self.target.outputs)
         if self.encoder.front_trains:
-            batch = collate([], missing, [""], audio=[audio])
-        else:
-            # the cut is where the readout ends; above it only a frozen encoder's pooled vectors are read
-            top = self.encoder.cut if self.start is not None else None
-            clip = self.encoder.clip_states(audio, self.start, top=top)
-            batch = collate([clip], missing, [""]).to(self.encoder.device)
-        outputs: Tensor = self(batch)
-        return outputs.cpu()
+            return collate([], missing, [""], audio=[audio])
+        # the cut is where the readout ends; above it only a frozen encoder's pooled vectors are read
+        top = self.encoder.cut if self.start is not None else None
+        clip = self.encoder.clip_states(audio, self.start, top=top)
+        return collate([clip], missing, [""]).to(self.encoder.device)
 
     # -- saving ------------------------------------------------------------------------------------------------
 
@@ -165,6 +216,9 @@ class EmotionModel(nn.Module):
             SertuneError: names or shapes differ.
         """
         own = self.trained_state()
+        if "head.source_mean" not in tensors:  # written by an earlier sertune: only adaptation needs them
+            lost = ("head.source_mean", "head.source_spread")
+            tensors = {**tensors, **{name: torch.full_like(own[name], torch.nan) for name in lost}}
         if strange := sorted(set(own) ^ set(tensors)):
             raise SertuneError(f"model.safetensors does not fit its model.json: {strange[0]!r} is missing or unknown")
         for name, tensor in tensors.items():
@@ -284,7 +338,8 @@ def _read_description(file: Path) -> tuple[ModelSpec, dict[str, str], dict[str, 
         if description["format"] > FORMAT:
             raise SertuneError(f"has format {description['format']}, this sertune reads up to {FORMAT}; update sertune")
         base = {key: str(description["encoder"][key]) for key in ("name", "path", "digest")}
-        audio = {key: value for key, value in description["audio"].items() if key != "rate"}
+        # models from before there was a level took samples as they were
+        audio = {"level": 0.0, **{key: value for key, value in description["audio"].items() if key != "rate"}}
         settings = from_dict({"method": description["method"], "head": description["head"], "audio": audio})
         target = target_from(description["target"])
         return (

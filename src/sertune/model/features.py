@@ -16,6 +16,9 @@ class Features:
     Args:
         extractor: a transformers feature extractor.
         assumed: a sentence for the report where the folder did not say how to prepare audio.
+
+    Attributes:
+        level: RMS level in dB of full scale that every clip is brought to; 0 leaves it as it is.
     """
 
     def __init__(self, extractor: Any, assumed: str = "") -> None:
@@ -23,17 +26,26 @@ class Features:
         self.rate = int(extractor.sampling_rate)
         self.hop = int(getattr(extractor, "hop_length", 0))
         self.assumed = assumed
+        self.level = 0.0
 
     def __call__(self, audio: np.ndarray) -> dict[str, Tensor]:
         """Samples (N,) float32 -> ``{"input_values": (1, N)}`` or ``{"input_features": (1, ...)}``."""
         options: dict[str, Any] = {"sampling_rate": self.rate, "return_tensors": "pt", "padding": False}
         if self.hop:  # Whisper's would be cut and padded to 30 s
             options |= {"truncation": False}
+        if self.level:
+            audio = at_level(audio, self.level)
         # mel spectra are float32 whatever the precision of the model
         with torch.autocast("cpu", enabled=False):
             made = self.extractor(audio, **options)
         key = "input_values" if "input_values" in made else "input_features"
         return {key: made[key].to(torch.float32)}
+
+
+def at_level(audio: np.ndarray, level: float) -> np.ndarray:
+    """Samples (N,) with an RMS of ``level`` dB of full scale; silence stays silence."""
+    rms = float(np.sqrt(np.square(audio, dtype=np.float64).mean())) if len(audio) else 0.0
+    return audio if rms == 0 else (audio * (10 ** (level / 20) / rms)).astype(np.float32)
 
 
 def load_features(name: str, model: nn.Module, local: bool = True) -> Features:

@@ -52,10 +52,14 @@ class Head(nn.Module):
     Attributes:
         readout: the frozen linear model on the states at the cut, whose outputs are blended with the head's own; None
             where no layer lies below the cut, nothing lies above it, or ``config.blend`` is 0.
+        source_mean, source_spread: mean and standard deviation over the training clips of what `pool` gives the trained
+            model, (layers, statistics); with convolutions (1, statistics). Adaptation to a new corpus needs them.
     """
 
     mean: Tensor
     spread: Tensor
+    source_mean: Tensor
+    source_spread: Tensor
 
     def __init__(self, config: HeadConfig, depth: int, cut: int, width: int, outputs: int) -> None:
         super().__init__()
@@ -75,6 +79,9 @@ class Head(nn.Module):
         self.attention = AttentivePooling(frame) if config.pooling == "attentive" else None
         if mixes_frames:
             mixed = frame if config.pooling == "mean" else 2 * frame
+        pooled = (1, mixed) if mixes_frames else (len(self.layers), self.statistics)
+        self.register_buffer("source_mean", torch.zeros(pooled))
+        self.register_buffer("source_spread", torch.ones(pooled))
         widths = [mixed, *config.hidden]
         blocks: list[nn.Module] = [nn.Dropout(config.dropout)]
         for before, after in pairwise(widths):
@@ -167,6 +174,12 @@ class Head(nn.Module):
         return self.standardised(pooled)
 
     @torch.no_grad()
+    def measure_source(self, vectors: Tensor) -> None:
+        """Takes `source_mean` and `source_spread` from the training part's vectors (N, layers, statistics)."""
+        self.source_mean.copy_(vectors.mean(0))
+        self.source_spread.copy_(vectors.std(0, correction=0).clamp_min(1e-6))
+
+    @torch.no_grad()
     def standardised(self, pooled: Tensor) -> Tensor:
         """The input of a linear head for pooled statistics with pre-trained weights: (N, depth + 1, 2 D) -> (N, F)."""
         vectors = (pooled[:, list(self.layers), : self.statistics].to(self.mean) - self.mean) / self.spread
@@ -226,9 +239,9 @@ class Readout(nn.Module):
         """(N, layers, 2 D) pooled statistics with pre-trained weights -> (N, D), not standardised."""
         return pooled[:, self.layer, : self.width]
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(N, layers, 2 D) -> outputs (N, K)."""
-        return (self.features(pooled) - self.mean) / self.spread @ self.weight.T + self.bias
+    def forward(self, features: Tensor) -> Tensor:
+        """What `features` gives, (N, D) -> outputs (N, K)."""
+        return (features - self.mean) / self.spread @ self.weight.T + self.bias
 
     @torch.no_grad()
     def set(self, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor) -> None:

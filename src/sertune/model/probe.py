@@ -68,7 +68,7 @@ def fit_logistic(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        entropy = -(y * target.adjusted(x @ weight.T + bias).log_softmax(1)).sum(1)
+        entropy = -(y.clamp_min(0) * target.log_probabilities(x @ weight.T + bias, y)).sum(1)
         loss = (weights * entropy).sum() + regularisation / 2 * weight.square().sum()
         loss.backward()
         return loss

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from sertune.errors import SertuneError
 
+MASKED = -1.0
+"""In place of a class's probability, where the clip says nothing of the class: its corpus does not have it."""
+
 
 @dataclass
 class CategoryTarget:
@@ -50,7 +53,7 @@ class CategoryTarget:
 
         A class weighs the inverse of its frequency, so that the weights' mean over clips is 1.
         """
-        counts = np.maximum(targets.sum(0), 1)
+        counts = np.maximum(np.maximum(targets, 0).sum(0), 1)
         self.shares = torch.tensor(counts / len(targets), dtype=torch.float32)
         if self.weighted:
             self.weights = torch.tensor(len(targets) / (len(self.labels) * counts), dtype=torch.float32)
@@ -67,7 +70,17 @@ class CategoryTarget:
 
     def clip_weights(self, targets: Tensor) -> Tensor:
         """(B,) weight of each clip, for labels (B, K) that may be mixed."""
-        return (targets * self.weights.to(targets)).sum(1) if len(self.weights) else torch.ones_like(targets[:, 0])
+        return (
+            (targets.clamp_min(0) * self.weights.to(targets)).sum(1)
+            if len(self.weights)
+            else torch.ones_like(targets[:, 0])
+        )
+
+    def log_probabilities(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(B, K) adjusted, over the classes that each clip's corpus has; 0 for those that it lacks."""
+        lacking = targets < 0
+        adjusted = self.adjusted(outputs).masked_fill(lacking, float("-inf"))
+        return adjusted.log_softmax(1).masked_fill(lacking, 0.0)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Weighted cross-entropy of the whole batch, in float32.
@@ -77,10 +90,11 @@ class CategoryTarget:
 
         Args:
             outputs: (B, K) logits.
-            targets: (B, K) probabilities.
+            targets: (B, K) probabilities; `MASKED` classes are left out of the clip's softmax and of K.
         """
-        smooth = (1 - self.smoothing) * targets + self.smoothing / len(self.labels)
-        entropy = -(smooth * self.adjusted(outputs.float()).log_softmax(1)).sum(1)
+        had = (targets >= 0).sum(1, keepdim=True)
+        smooth = (1 - self.smoothing) * targets.clamp_min(0) + self.smoothing / had
+        entropy = -(smooth * self.log_probabilities(outputs.float(), targets)).sum(1)
         weight = self.clip_weights(targets)
         return (weight * entropy).sum() / weight.sum()
 

@@ -20,7 +20,7 @@ from sertune.model.targets import CategoryTarget
 from sertune.progress import say
 from sertune.train.baseline import Strengths, fit_baseline, solve_readout, start_head
 from sertune.train.folder import fold_folder, write_json
-from sertune.train.loop import Fit, derive_seed, model_outputs
+from sertune.train.loop import Fit, derive_seed, model_outputs, model_vectors
 from sertune.train.prepare import Prepared
 
 FINAL = "final"
@@ -33,16 +33,22 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         return
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    model, strengths = _fresh_model(prepared, fold, config)
+    # what is solved sees each corpus as often as an epoch does
+    drawn = prepared.clips.training_rows(fold.train, config.weights, config.seed, fold.name)
+    sampled = replace(fold, train=drawn)
+    model, strengths = _fresh_model(prepared, sampled, config)
     options = replace(config, train=replace(config.train, epochs=0)) if solved(model, config) else config
     result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
     _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
+    known = sampled
     if refits(config):
-        known = replace(fold, train=np.sort(np.concatenate([fold.train, fold.dev])))
+        both = np.sort(np.concatenate([fold.train, fold.dev]))
+        known = replace(fold, train=prepared.clips.training_rows(both, config.weights, config.seed, fold.name))
         _solve_again(model, known, strengths, prepared, config)
     _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
-    baseline = _fold_baseline(folder, fold, prepared, config, refit=refits(config))
+    baseline = _fold_baseline(folder, sampled, prepared, config, refit=refits(config))
     if fold.name == FINAL or prepared.protocol.final is None:
+        _measure_source(model, known.train, prepared, config)
         model.save(run / "model", _model_info(prepared, fold))
     row = {
         "name": fold.name,
@@ -59,6 +65,13 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     write_json(folder / "result.json", {"fold": row, "log": result.log, "baseline": baseline})
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     say(_fold_line(row, index, prepared.protocol))
+
+
+def _measure_source(model: EmotionModel, rows: np.ndarray, prepared: Prepared, config: RunConfig) -> None:
+    """Keeps the moments of the trained model's vectors on the clips that its solved parts know."""
+    once, back = np.unique(rows, return_inverse=True)
+    vectors = model_vectors(model, prepared.clips, once, config, prepared.device)
+    model.head.measure_source(vectors[torch.from_numpy(back)])
 
 
 def refits(config: RunConfig) -> bool:
@@ -141,6 +154,7 @@ def _model_info(prepared: Prepared, fold: Fold) -> dict[str, Any]:
         "data": prepared.manifest.name,
         "speakers": sorted(set(frame["speaker"].iloc[known].dropna())),
         "clips": len(known),
+        "label_map": prepared.label_map.describe() if prepared.label_map else None,
         "digests": sorted({prepared.clips.states.digests[row][:16] for row in known}),
     }
 

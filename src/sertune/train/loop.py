@@ -29,6 +29,7 @@ from sertune.progress import progress
 from sertune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sertune.train.device import Device
 from sertune.train.optim import clip_gradients, make_optimizer, rate_factor, set_rates
+from sertune.train.sampling import weighted_rows
 from sertune.train.states import Reader, States
 
 EVAL_CLIPS = 64
@@ -46,12 +47,20 @@ class Clips:
         targets: (N, K) as `Target.encode` gives them.
         files: for messages.
         reader: reads samples, where the front trains.
+        source: (N,) which of several corpora each clip is from; empty with one.
     """
 
     states: States
     targets: np.ndarray
     files: list[str]
     reader: Reader
+    source: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def training_rows(self, rows: np.ndarray, weights: Sequence[float], *seed: object) -> np.ndarray:
+        """The training part's rows, drawn by the corpora's sampling weights where there are any."""
+        if not weights or not len(self.source):
+            return rows
+        return weighted_rows(rows, self.source, weights, np.random.default_rng(derive_seed(*seed, "weights")))
 
     def batch(
         self, rows: Sequence[int], *, audio: bool, pooled_only: bool = False, epoch: tuple[object, ...] | None = None
@@ -192,7 +201,7 @@ class Fit:
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng(derive_seed(self.config.seed, self.fold.name, "order", epoch))
-        rows = self.fold.train
+        rows = self.clips.training_rows(self.fold.train, self.config.weights, self.config.seed, self.fold.name, epoch)
         positions = make_batches(
             self.clips.states.seconds[rows],
             max_clips=self.options.batch_clips,
@@ -353,21 +362,39 @@ class Fit:
         return model_outputs(self.model, self.clips, rows, self.config, self.device)
 
 
-@torch.no_grad()
 def model_outputs(model: EmotionModel, clips: Clips, rows: np.ndarray, config: RunConfig, device: Device) -> Tensor:
     """Outputs (len(rows), K) in eval mode on the CPU, in the order of ``rows``."""
+    return _in_batches(model, clips, rows, config, device, model)
+
+
+def model_vectors(model: EmotionModel, clips: Clips, rows: np.ndarray, config: RunConfig, device: Device) -> Tensor:
+    """Pooled vectors (len(rows), layers, statistics) in eval mode on the CPU, in the order of ``rows``."""
+    return _in_batches(model, clips, rows, config, device, model.vectors)
+
+
+@torch.no_grad()
+def _in_batches(
+    model: EmotionModel,
+    clips: Clips,
+    rows: np.ndarray,
+    config: RunConfig,
+    device: Device,
+    compute: Callable[[Batch], Tensor],
+) -> Tensor:
     model.eval()
-    outputs = torch.zeros(len(rows), model.target.outputs)
     batches = make_batches(
         clips.states.seconds[rows], max_clips=EVAL_CLIPS, max_seconds=2 * config.train.batch_seconds, rng=None
     )
+    made = []
     for positions in batches:
         chosen = rows[positions].tolist()
         batch = clips.batch(chosen, audio=model.encoder.front_trains).to(device.torch)
         with device.autocast():
-            made = model(batch)
-        outputs[torch.from_numpy(positions)] = made.float().cpu()
-    return outputs
+            made.append(compute(batch).float().cpu())
+    if not made:
+        return torch.zeros(0, model.target.outputs)
+    order = torch.from_numpy(np.argsort(np.concatenate(batches)))
+    return torch.cat(made)[order]
 
 
 def count_parameters(parameters: Sequence[nn.Parameter]) -> int:

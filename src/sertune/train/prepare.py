@@ -1,28 +1,30 @@
 """What every fold of a run shares: data, target, encoder, states, folds."""
 
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sertune.config import RunConfig
-from sertune.corpora import read_all
-from sertune.data.audit import leaks
+from sertune.corpora import published
+from sertune.corpora.reading import Reading, read_spaces, sources
+from sertune.data.audit import audit_split
+from sertune.data.label_map import LabelMap, find_map
 from sertune.data.manifest import Manifest
 from sertune.data.splits import Protocol, make_protocol
 from sertune.errors import SertuneError, unknown
 from sertune.model.emotion_model import EmotionModel, ModelSpec
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.methods import apply_methods
-from sertune.model.targets import CategoryTarget, DimensionTarget, Target
+from sertune.model.targets import MASKED, CategoryTarget, DimensionTarget, Target
 from sertune.progress import say
 from sertune.train.cache import DiskCache, disk_dtype, open_cache
 from sertune.train.device import Device
 from sertune.train.loop import Clips
-from sertune.train.states import GIB, Reader, choose_views, compute_states, frames_nbytes
+from sertune.train.states import GIB, Reader, States, choose_views, compute_states, frames_nbytes
 
 DIMENSIONS = ("arousal", "valence", "dominance")
 
@@ -43,6 +45,9 @@ class Prepared:
         warnings: for the report.
         notes: what train and test share by design, such as texts.
         states_seconds: spent on computing the states.
+        reading: the data as it was read: what was mapped, left out and converted.
+        label_map: that the labels passed through.
+        audit: what the parts share in detail, and what trivial features predict, for the report.
     """
 
     manifest: Manifest
@@ -57,6 +62,9 @@ class Prepared:
     warnings: list[str]
     notes: list[str]
     states_seconds: float
+    reading: Reading
+    label_map: LabelMap | None
+    audit: dict[str, Any]
 
 
 @dataclass
@@ -70,11 +78,15 @@ class Parts:
     spec: ModelSpec
     model: EmotionModel
     device: Device
+    reading: Reading
+    label_map: LabelMap | None
 
 
 def assemble(config: RunConfig) -> Parts:
     """Reads the data, loads the encoder and applies the method."""
-    manifest, target = choose_target(read_all(config.data, config.columns), config)
+    label_map = find_map(config.label_map) if config.label_map else None
+    reading = read_spaces(config.data, config.columns, label_map=label_map, absent=config.absent)
+    manifest, target = choose_target(reading.manifest, config)
     encoder = load_encoder(config.encoder)
     _ = encoder.digest  # before anything trains
     device = Device(config.precision, encoder.width)
@@ -87,7 +99,7 @@ def assemble(config: RunConfig) -> Parts:
     initial = {name: parameter.detach().clone() for name, parameter in trained if id(parameter) in pretrained}
     device.set_up(encoder, config)
     split(manifest, target, config)  # mistakes in the split show before the long part
-    return Parts(manifest, target, encoder, initial, spec, model, device)
+    return Parts(manifest, target, encoder, initial, spec, model, device, reading, label_map)
 
 
 @torch.no_grad()
@@ -127,19 +139,36 @@ def prepare(config: RunConfig) -> Prepared:
     frame = manifest.utterances
     if skipped:
         _check_left(manifest, target)
-    clips = Clips(states, target.encode(frame), frame["file"].tolist(), Reader(frame, encoder.rate, config.audio))
+    several = len(config.data) > 1
+    clips = Clips(
+        states,
+        _encoded(manifest, target, parts.reading, config),
+        frame["file"].tolist(),
+        Reader(frame, encoder.rate, config.audio),
+        sources(manifest) if several else np.zeros(0, dtype=np.int64),
+    )
     protocol = split(manifest, target, config)
-    shared = _shared(manifest, protocol, states.digests)
-    notes = [line.removeprefix("note: ") for line in shared if line.startswith("note: ")]
-    leaked = [line.removeprefix("warning: ") for line in shared if line.startswith("warning: ")]
-    warnings = [*protocol.warnings, *leaked]
+    audit = _audit(manifest, target, protocol, states, config)
+    notes, warnings = audit.pop("notes"), [*protocol.warnings, *audit.pop("warnings")]
     if encoder.features.assumed:
         warnings.append(encoder.features.assumed)
     if encoder.name == "builtin":
         warnings.append("the builtin encoder is not pre-trained; a pre-trained one (--encoder) will do better")
     return Prepared(
-        manifest, target, encoder, parts.initial, parts.spec, clips, protocol, device, skipped, warnings, notes, seconds
+        manifest, target, encoder, parts.initial, parts.spec, clips, protocol, device, skipped, warnings, notes,
+        seconds, parts.reading, parts.label_map, audit,
     )  # fmt: skip
+
+
+def _encoded(manifest: Manifest, target: Target, reading: Reading, config: RunConfig) -> np.ndarray:
+    """The targets (N, K); with ``absent: mask``, `MASKED` for the classes that a clip's corpus lacks."""
+    encoded = target.encode(manifest.utterances)
+    if config.absent == "mask" and isinstance(target, CategoryTarget) and len(reading.labels) > 1:
+        source = sources(manifest)
+        for number, known in enumerate(reading.labels):
+            lacking = np.array([label not in known for label in target.labels])
+            encoded[np.ix_(source == number, lacking)] = MASKED
+    return encoded
 
 
 def choose_target(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
@@ -207,19 +236,24 @@ def _check_left(manifest: Manifest, target: Target) -> None:
 
 def split(manifest: Manifest, target: Target, config: RunConfig) -> Protocol:
     """The folds of a configuration."""
-    encoded = target.encode(manifest.utterances)
-    labels = encoded.argmax(1) if isinstance(target, CategoryTarget) else encoded.astype(np.float64)
     options = config.split
     return make_protocol(
         manifest.utterances,
         options.name,
-        labels=labels,
+        labels=_labels(manifest, target),
         folds=options.folds,
         test=options.test,
         dev=options.dev,
         dev_speakers=options.dev_speakers,
         seed=config.seed,
+        published=published(manifest),
     )
+
+
+def _labels(manifest: Manifest, target: Target) -> np.ndarray:
+    """(N,) label ids, or (N, D) values."""
+    encoded = target.encode(manifest.utterances)
+    return encoded.argmax(1) if isinstance(target, CategoryTarget) else encoded.astype(np.float64)
 
 
 def _keeps(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int | None, cache: DiskCache | None) -> bool:
@@ -239,16 +273,8 @@ def _keeps(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int |
     return False
 
 
-def _shared(manifest: Manifest, protocol: Protocol, digests: list[str]) -> list[str]:
-    """What train shares with dev and test, as `leaks` says it, once for all folds."""
-    said: Counter[str] = Counter()
-    example: dict[str, str] = {}
-    for fold in protocol.folds:
-        for line in leaks(manifest.utterances, fold, digests):
-            kind = line.split(" in ")[0].split(" of ")[-1] + (" in test" if " in test" in line else " in dev")
-            said[kind] += 1
-            example.setdefault(kind, line)
-    many = len(protocol.folds) > 1
-    return [
-        f"{line}{f' ({said[k]} of {len(protocol.folds)} folds alike)' if many else ''}" for k, line in example.items()
-    ]
+def _audit(manifest: Manifest, target: Target, protocol: Protocol, states: States, config: RunConfig) -> dict[str, Any]:
+    """What the parts share, and what trivial features predict (`audit_split`)."""
+    names = target.labels if isinstance(target, CategoryTarget) else target.dimensions
+    values = _labels(manifest, target)
+    return audit_split(manifest.utterances, protocol, values, names, states.digests, states.heard, config.seed)

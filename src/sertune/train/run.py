@@ -23,6 +23,12 @@ from sertune.train.folds import refits, run_fold, write_table
 from sertune.train.loop import count_parameters
 from sertune.train.prepare import Prepared, prepare
 
+ABSENT = {
+    "keep": "a class that a corpus lacks is a class as any other",
+    "drop": "classes that a corpus lacks are left out of all",
+    "mask": "clips of a corpus say nothing about classes that it lacks",
+}
+
 
 def train(config: RunConfig, *, overwrite: bool = False) -> Path:
     """Runs a configuration; goes on where an earlier run of it stopped.
@@ -75,10 +81,11 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "baseline": _baseline(folders, results, test, task, config.seed),
         "folds": [result["fold"] for result in results],
         "protocol": _protocol(protocol, config, interval, prepared.notes),
+        "audit": prepared.audit,
         "cost": _cost(results, prepared, seconds),
         "encoder": _encoder(prepared.encoder),
         "method": {**config.method.described(), "cut": prepared.encoder.cut},
-        "data": _data(prepared),
+        "data": _data(prepared, config),
         "warnings": [*prepared.warnings, *extra],
         "skipped": prepared.skipped,
         "machine": describe_machine(prepared.device),
@@ -155,14 +162,22 @@ def _encoder(encoder: Encoder) -> dict[str, Any]:
     return {"name": encoder.name, "digest": encoder.digest, "layers": encoder.depth, "width": encoder.width}
 
 
-def _data(prepared: Prepared) -> dict[str, Any]:
+def _data(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
     frame = prepared.manifest.utterances
     described: dict[str, Any] = {
         "utterances": len(frame),
         "speakers": int(frame["speaker"].nunique()),
         "hours": round(float(prepared.clips.states.seconds.sum()) / 3600, 4),
-        "names": [prepared.manifest.name],
+        "names": list(prepared.reading.names),
     }
+    if len(config.data) > 1:
+        described["absent"] = f"{config.absent}: {ABSENT[config.absent]}"
+    if config.weights:
+        described["weights"] = dict(zip(prepared.reading.names, config.weights, strict=True))
+    if prepared.label_map is not None:
+        described["label_map"] = prepared.label_map.name
+    if prepared.reading.notes:
+        described["label_space"] = list(prepared.reading.notes)
     if isinstance(prepared.target, CategoryTarget):
         counts = frame["emotion"].value_counts()
         described["per_label"] = {label: int(counts.get(label, 0)) for label in prepared.target.labels}

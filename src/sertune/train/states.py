@@ -21,6 +21,7 @@ from torch import Tensor
 from sertune.config import AudioConfig, AugmentConfig, RunConfig, to_dict
 from sertune.data.audio import read_audio, samples_digest
 from sertune.data.batch import ClipStates
+from sertune.data.trivial import Heard, HeardTable, listen
 from sertune.data.waveform import augment_waveform, waveform_active
 from sertune.errors import AudioError, SertuneError
 from sertune.model.encoder import Encoder
@@ -129,6 +130,7 @@ class States:
         augmented: kept states of views 1, 2, ...
         disk_bytes: size of these states on disk; 0 in memory.
         passes: clips and views that were run through the encoder for them.
+        heard: of each clip, for the audit; empty where nobody listened.
     """
 
     pooled: Tensor
@@ -140,6 +142,7 @@ class States:
     augmented: list[View] = field(default_factory=list)
     disk_bytes: int = 0
     passes: int = 0
+    heard: list[Heard] = field(default_factory=list)
 
     def clip(self, row: int, draw: int | None = None) -> ClipStates:
         """The states of one clip.
@@ -223,12 +226,21 @@ class Reader:
         file, start, end = self._rows[row]
         return FileDigests.key(file, start, end, self.audio.crop, self.rate)
 
-    def ahead(self, rows: Sequence[int]) -> Iterator[tuple[int, "Future[np.ndarray]"]]:
+    def listened(self, row: int) -> tuple[np.ndarray, Heard]:
+        """The samples, and what the audit needs of them.
+
+        Raises:
+            AudioError: the file can't be used.
+        """
+        samples = self(row)
+        return samples, listen(samples, self.rate)
+
+    def ahead(self, rows: Sequence[int]) -> Iterator[tuple[int, "Future[tuple[np.ndarray, Heard]]"]]:
         """The rows in order, read by threads while the caller works on earlier ones."""
         with ThreadPoolExecutor(READERS) as pool:
-            waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
+            waiting: deque[tuple[int, Future[tuple[np.ndarray, Heard]]]] = deque()
             for row in rows:
-                waiting.append((row, pool.submit(self, row)))
+                waiting.append((row, pool.submit(self.listened, row)))
                 if len(waiting) >= AHEAD:
                     yield waiting.popleft()
             yield from waiting
@@ -279,6 +291,7 @@ class Builder:
         autocast: context in which the encoder computes.
         skip_bad: leave out files that can't be used, instead of stopping at the first.
         known: digest and number of the samples of each row that was read.
+        heard: for the audit, by digest.
         skipped: why a row can't be used.
         passes: clips and views run through the encoder.
     """
@@ -292,6 +305,7 @@ class Builder:
     autocast: Autocast
     skip_bad: bool
     known: dict[int, tuple[str, int]] = field(default_factory=dict)
+    heard: dict[str, Heard] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     passes: int = 0
 
@@ -329,7 +343,7 @@ class Builder:
             for row, future in self.reader.ahead(rows):
                 advance(1)
                 try:
-                    audio = future.result()
+                    audio, heard = future.result()
                     digest = samples_digest(audio)
                     if encode:
                         self._encode(row, audio, digest)
@@ -338,6 +352,7 @@ class Builder:
                         self._skip(row, error.reason)
                     continue
                 self.known[row] = digest, len(audio)
+                self.heard[digest] = heard
 
     def _encode(self, row: int, audio: np.ndarray, digest: str) -> None:
         for view, name in enumerate(self.names(digest)):
@@ -434,6 +449,7 @@ def compute_states(
     assert isinstance(plain.pooled, Tensor)
     states = States(plain.pooled, plain.frames, seconds, digests, views=views, augmented=augmented)
     states.passes = builder.passes
+    states.heard = [builder.heard[digest] for digest in digests]
     if cache is not None:
         every = _all_names(builder, usable)
         states.disk_bytes = sum(kept.nbytes(name) for kept in _sets(builder) for name in every)
@@ -467,6 +483,10 @@ def _build_on_disk(builder: Builder, cache: DiskCache, dtype: str) -> None:
         found = cache.files.find(key)
         if found is not None and found[1] >= reader.shortest:
             builder.known[row] = found
+    listened = HeardTable(cache.folder / "files")
+    for digest, _ in builder.known.values():
+        if (heard := listened.find(digest)) is not None:
+            builder.heard[digest] = heard
     todo = _reserve(builder, cache, dtype)
     try:
         for _ in range(PASSES):
@@ -477,6 +497,8 @@ def _build_on_disk(builder: Builder, cache: DiskCache, dtype: str) -> None:
                 break
         else:
             raise SertuneError(f"cache {cache.folder}: what was written can't be read again; choose another folder")
+        if silent := [row for row, (digest, _) in builder.known.items() if digest not in builder.heard]:
+            builder.run(silent, "Listening", encode=False)  # their states are from an earlier version
     except BaseException:
         _close(builder)
         raise
@@ -484,6 +506,9 @@ def _build_on_disk(builder: Builder, cache: DiskCache, dtype: str) -> None:
         for row, (digest, samples) in builder.known.items():
             cache.files.note(keys[row], digest, samples)
         cache.files.save()
+        for digest, heard in builder.heard.items():
+            listened.note(digest, heard)
+        listened.save()
 
 
 def _close(builder: Builder) -> None:
