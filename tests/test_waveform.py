@@ -74,6 +74,37 @@ def test_gain_goes_both_ways_within_its_limit() -> None:
     assert -6.01 < min(found) < -3 < 3 < max(found) < 6.01
 
 
+def test_a_channel_changes_the_spectrum_smoothly_and_not_the_timing() -> None:
+    noise = np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+    gains = []
+    for seed in range(40):
+        heard = changed(noise, seed, wave_channel=6.0)
+        assert len(heard) == len(noise)
+        ratio = np.abs(np.fft.rfft(heard)) / np.abs(np.fft.rfft(noise))
+        gains.append(20 * np.log10(ratio[100 : int(0.97 * len(ratio)) : len(ratio) // 40]))
+        assert np.argmax(np.correlate(heard[:4000], noise[:4000], "full")) == pytest.approx(3999, abs=8)
+    low = np.array(gains)[:, :8]
+    assert 2 < low.std() < 8
+    assert np.abs(np.diff(low, axis=1)).mean() < low.std()
+    cut = np.mean([gain[-1] < -40 for gain in gains])
+    assert 0.15 < cut < 0.65, "some channels end early"
+
+
+def test_a_room_rings_on_and_keeps_the_direct_sound() -> None:
+    click = np.zeros(RATE, dtype=np.float32)
+    click[100] = 1.0
+    energies = []
+    for seed in range(20):
+        heard = changed(click, seed, wave_reverb=[0.5, 0.5])
+        assert np.argmax(np.abs(heard)) == 100
+        assert heard[100] == pytest.approx(1.0, abs=1e-4)
+        assert np.abs(heard[:100]).max() < 1e-5
+        energies.append(float(np.square(heard[101:]).sum()))
+        tail = np.square(heard[101 : 101 + RATE // 2])
+        assert tail[: RATE // 20].sum() >= 10 * tail[-RATE // 20 :].sum()
+    assert 0 <= min(energies) < 0.1 < max(energies) <= 0.26
+
+
 @pytest.mark.parametrize("samples", [1, 2, 40, 12345])
 def test_equal_draws_give_equal_audio_that_is_finite_and_not_empty(samples: int) -> None:
     options: dict[str, Any] = {
@@ -81,6 +112,8 @@ def test_equal_draws_give_equal_audio_that_is_finite_and_not_empty(samples: int)
         "wave_mask": 0.5,
         "wave_speed": [0.5, 2.0],
         "wave_gain": 20.0,
+        "wave_channel": 6.0,
+        "wave_reverb": [0.1, 0.6],
     }
     audio = np.random.default_rng(1).standard_normal(samples).astype(np.float32)
     before = audio.copy()
@@ -102,6 +135,9 @@ def test_equal_draws_give_equal_audio_that_is_finite_and_not_empty(samples: int)
         (["--augment.wave_mask", "1"], "augment.wave_mask = 1.0: expected a share"),
         (["--augment.wave_speed", "0", "1"], "augment.wave_speed = [0.0, 1.0]: expected two factors from 0.5 to 2"),
         (["--augment.wave_gain", "-3"], "augment.wave_gain = -3.0: expected 0 or more"),
+        (["--augment.wave_gain", "6"], "augment.wave_gain = 6: has no effect, as audio.level brings every clip"),
+        (["--augment.wave_channel", "50"], "augment.wave_channel = 50.0: expected dB, at most 40"),
+        (["--augment.wave_reverb", "0.6", "0.1"], "the smaller one first, or none"),
     ],
 )
 def test_settings_that_make_no_sense(flags: list[str], words: str) -> None:

@@ -198,6 +198,10 @@ class AugmentConfig:
     """Smallest and largest factor of the speed, which changes the pitch too, e.g. 0.9 1.1; empty: off."""
     wave_gain: float = 0.0
     """Largest change of the level in dB, either way; 0: off."""
+    wave_channel: float = 0.0
+    """Standard deviation in dB of a random frequency response, as of other microphones and codecs, e.g. 6; 0: off."""
+    wave_reverb: list[float] = field(default_factory=list)
+    """Shortest and longest reverberation time of a random room in seconds, e.g. 0.1 0.6; empty: off."""
 
 
 @dataclass(frozen=True)
@@ -451,7 +455,7 @@ def validate(config: RunConfig) -> None:
     _need(good, "augment.time_crop", augment.time_crop, "two shares above 0, at most 1, the smaller one first")
     for key in ("time_mask", "channel_mask", "wave_mask"):
         _need(0 <= getattr(augment, key) < 1, f"augment.{key}", getattr(augment, key), "a share from 0 to 1")
-    for key in ("mixup", "noise", "wave_gain"):
+    for key in ("mixup", "noise", "wave_gain", "wave_channel"):
         _need(getattr(augment, key) >= 0, f"augment.{key}", getattr(augment, key), "0 or more")
     _need(augment.time_span > 0, "augment.time_span", augment.time_span, "seconds above 0")
     noise, speed = augment.wave_noise, augment.wave_speed
@@ -459,6 +463,10 @@ def validate(config: RunConfig) -> None:
     _need(good, "augment.wave_noise", noise, "two ratios in dB, from -100 to 100, the smaller one first, or none")
     good = not speed or (len(speed) == 2 and 0.5 <= speed[0] <= speed[1] <= 2)
     _need(good, "augment.wave_speed", speed, "two factors from 0.5 to 2, the smaller one first, or none")
+    room = augment.wave_reverb
+    good = not room or (len(room) == 2 and 0 < room[0] <= room[1] <= 10)
+    _need(good, "augment.wave_reverb", room, "two times in seconds above 0, at most 10, the smaller one first, or none")
+    _need(augment.wave_channel <= 40, "augment.wave_channel", augment.wave_channel, "dB, at most 40")
     _need(augment.wave_gain <= 60, "augment.wave_gain", augment.wave_gain, "dB, at most 60")
     if augment.wave_gain and config.audio.level:
         raise SertuneError(

@@ -28,23 +28,21 @@ class Probe:
 
 
 def fit_probe(
-    train: Tensor, dev: Tensor, clips: Clips, fold: Fold, target: Target, strengths: Sequence[float]
+    train: tuple[Tensor, np.ndarray], dev: tuple[Tensor, np.ndarray], target: Target, strengths: Sequence[float]
 ) -> Probe:
     """The linear model of each strength, strongest first; the best dev score wins, the stronger of equals.
 
     Args:
-        train: (N, F) standardised features of the training part.
-        dev: (M, F) standardised features of the dev part.
-        clips: of the run, for the targets.
-        fold: who trains and who chooses.
+        train: (N, F) standardised features of the training part, and their (N, K) targets.
+        dev: (M, F) standardised features of the dev part, and their (M, K) targets.
         target: what is predicted.
         strengths: see `RunConfig.head.regularisation`.
     """
     best: Probe | None = None
     model: LinearModel | None = None
     for strength in sorted(strengths, reverse=True):
-        model = fit_linear(train, clips.targets[fold.train], target, strength, model)
-        dev_score = score(target, model(dev), clips.targets[fold.dev])
+        model = fit_linear(*train, target, strength, model)
+        dev_score = score(target, model(dev[0]), dev[1])
         if best is None or dev_score > best.dev_score:
             best = Probe(model, dev_score)
     assert best is not None
@@ -71,13 +69,15 @@ def start_head(
         config: strengths to try, and whether the head starts from a linear model.
         chosen: strengths of an earlier choice, which are then taken without looking at dev.
     """
-    pooled, head = clips.states.pooled, model.head
-    train = head.standardise(pooled[fold.train])
+    head = model.head
+    known, targets = clips.for_solving(fold.train)
+    train = head.standardise(known)
     strengths = Strengths()
     if config.start == "probe" and head.linear:
         trains = model.encoder.cut < model.encoder.depth
         tried = [config.start_regularisation] if trains else _tried(config, chosen.head if chosen else None)
-        found = fit_probe(train, head.standardised(pooled[fold.dev]), clips, fold, model.target, tried)
+        dev = head.standardised(clips.states.pooled[fold.dev])
+        found = fit_probe((train, targets), (dev, clips.targets[fold.dev]), model.target, tried)
         head.start_from(found.model.weight, found.model.bias)
         strengths = replace(strengths, head=found.model.regularisation)
     readout = solve_readout(model, clips, fold, config, chosen)
@@ -91,10 +91,15 @@ def solve_readout(
     readout = model.head.readout
     if readout is None:
         return 0.0
-    features = readout.features(clips.states.pooled)
-    mean, spread = _moments(features[fold.train])
-    train, dev = ((features[rows] - mean) / spread for rows in (fold.train, fold.dev))
-    found = fit_probe(train, dev, clips, fold, model.target, _tried(config, chosen.readout if chosen else None))
+    known, targets = clips.for_solving(fold.train)
+    train, dev = readout.features(known), readout.features(clips.states.pooled[fold.dev])
+    mean, spread = _moments(train)
+    found = fit_probe(
+        ((train - mean) / spread, targets),
+        ((dev - mean) / spread, clips.targets[fold.dev]),
+        model.target,
+        _tried(config, chosen.readout if chosen else None),
+    )
     readout.set(mean, spread, found.model.weight, found.model.bias)
     return found.model.regularisation
 
@@ -125,7 +130,7 @@ def fit_baseline(
     for name, layers in baseline_sets(depth).items():
         features = pooled[:, list(layers)].flatten(1)
         train, dev, test = _standardised(features, fold.train, fold.dev, fold.test)
-        probe = fit_probe(train, dev, clips, fold, target, strengths)
+        probe = fit_probe((train, clips.targets[fold.train]), (dev, clips.targets[fold.dev]), target, strengths)
         model = probe.model
         if refit:
             train, test = _standardised(features, known, fold.test)

@@ -62,6 +62,10 @@ class Clips:
             return rows
         return weighted_rows(rows, self.source, weights, np.random.default_rng(derive_seed(*seed, "weights")))
 
+    def for_solving(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Pooled vectors and targets of the training part for what is solved, not trained: of every kept view."""
+        return self.states.of_all_views(rows), np.tile(self.targets[rows], (len(self.states.augmented) + 1, 1))
+
     def batch(
         self, rows: Sequence[int], *, audio: bool, pooled_only: bool = False, epoch: tuple[object, ...] | None = None
     ) -> Batch:

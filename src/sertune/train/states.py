@@ -168,6 +168,11 @@ class States:
         view = draw % (len(self.augmented) + 1) if draw is not None else 0
         return self.augmented[view - 1].pooled[row] if view else self.pooled[row]
 
+    def of_all_views(self, rows: np.ndarray) -> Tensor:
+        """(views * len(rows), layers + 1, 2 * width) pooled vectors of every kept view, view by view."""
+        others = [torch.stack([view.pooled[row] for row in rows.tolist()]) for view in self.augmented]
+        return torch.cat([self.pooled[rows], *others])
+
     def audio(self, samples: np.ndarray, rate: int, draw: int | None) -> np.ndarray:
         """Samples as a front that trains hears them; see `clip`."""
         return samples if self.views is None else self.views.fresh(samples, rate, draw)
