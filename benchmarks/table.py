@@ -98,7 +98,7 @@ def written(root: Path, frame: pd.DataFrame, ratings: pd.DataFrame) -> dict[str,
     read_data(str(root / "rated-parquet.parquet")).save(root / "rated-saved")
     return {
         "CSV": str(root / "csv.csv"),
-        "CSV, 750,000 ratings": str(root / "rated-csv.csv"),
+        "CSV, ratings": str(root / "rated-csv.csv"),
         "Parquet": str(root / "parquet.parquet"),
         "Parquet, ratings": str(root / "rated-parquet.parquet"),
         "saved manifest": str(root / "saved"),
@@ -141,9 +141,10 @@ def steps(spec: str) -> dict[str, float]:
     return times
 
 
-def first_batch(manifest: Manifest, rows: "np.ndarray") -> None:
-    for row in manifest.utterances.iloc[rows].itertuples():
-        read_audio(str(row.file), RATE, float(row.start), float(row.end))
+def first_batch(manifest: Manifest, rows: np.ndarray) -> None:
+    chosen = manifest.utterances.iloc[rows]
+    for file, start, end in zip(chosen["file"], chosen["start"], chosen["end"], strict=True):
+        read_audio(file, RATE, start, end)
 
 
 def show(name: str, times: dict[str, float], opening: float) -> None:

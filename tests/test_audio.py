@@ -192,3 +192,10 @@ def test_find_audio(tmp_path: Path) -> None:
         find_audio([tmp_path / "empty"])
     with pytest.raises(SertuneError, match="no such file or folder"):
         find_audio([tmp_path / "gone"])
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "1001_DFA_ANG_XX.wav"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 72810\n")
+    with pytest.raises(AudioError, match="a git-lfs pointer, not the audio itself; run `git lfs pull`"):
+        read_audio(file, 16000)

@@ -498,7 +498,7 @@ def test_a_base_encoder_that_changed_or_went(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("trian", "unknown command 'trian'; did you mean 'train'? (known: train, compare, evaluate,"),
+        ("trian", "unknown command 'trian'; did you mean 'train'? (known: train, compare, transfer,"),
         ("--versio", "unknown command '--versio'"),
         ("train --out out", "no data: say what to train on with --data"),
         ("train --data x.csv", "no run folder: say where the run goes with --out"),
@@ -525,6 +525,9 @@ def test_a_base_encoder_that_changed_or_went(
         ("check {data} --max-seconds long", "argument --max-seconds: expected seconds, found 'long'"),
         ("check {data} --min-seconds nan", "argument --min-seconds: expected seconds, found 'nan'"),
         ("corpora --jsn", "unknown flag --jsn; did you mean --json?"),
+        ("audit {run} --data {data} --out scores --clips 0", "--clips"),
+        ("audit {run} --data {data} --out scores --groups gendr", "did you mean 'gender'"),
+        ("audit {run} --data {data} --out scores --conditions telefone", "did you mean 'telephone'"),
         ("demo --ot x", "unknown flag --ot; did you mean --out?"),
         ("demo --out {corpus}/ratings.csv", "ratings.csv: is a file; choose another --out"),
         ("demo --out {corpus}/ratings.csv/a", "ratings.csv is a file; choose another place"),

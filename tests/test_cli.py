@@ -157,7 +157,10 @@ def test_check_lists_what_is_wrong(corpus: Path, tmp_path: Path, capsys: pytest.
 
 def test_corpora_and_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["corpora"]) == 0
-    assert "--data emodb:FOLDER" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("emodb", "iemocap", "msp_podcast", "ravdess"))
+    assert main(["corpora", "emodb"]) == 0
+    assert "emodb:FOLDER" in capsys.readouterr().out
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(command in out for command in ("train", "evaluate", "predict", "check", "corpora", "demo"))

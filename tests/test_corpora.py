@@ -21,16 +21,21 @@ from sertune.errors import SertuneError
 
 # The contract
 
-CORPORA = [name for name in names() if corpus(name).INFO.kind != "format"]
-FORMATS = [name for name in names() if name not in CORPORA]  # tests/test_formats.py has theirs
+CORPORA = [name for name in names() if corpus(name).INFO.kind != "format"]  # tests/test_formats.py has the others
 
 
-@pytest.mark.parametrize("name", CORPORA)
-def test_every_reader_reads_its_example(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module", params=CORPORA)
+def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
+    """A corpus's name, and its example as it is read."""
+    root = tmp_path_factory.mktemp(request.param) / "root"
+    corpus(request.param).example(root)
+    return request.param, read_data(f"{request.param}:{root}")
+
+
+def test_every_reader_reads_its_example(example: tuple[str, Manifest]) -> None:
+    name, manifest = example
     reader = corpus(name)
     assert reader.INFO.name == name
-    reader.example(tmp_path / "root")
-    manifest = read_data(f"{name}:{tmp_path / 'root'}")
     manifest.validate()
     frame = manifest.utterances
     assert manifest.name == name
@@ -43,15 +48,13 @@ def test_every_reader_reads_its_example(name: str, tmp_path: Path) -> None:
     assert len(read_audio(str(frame["file"][there].iat[0]), 16000)) > 0
 
 
-@pytest.mark.parametrize("name", CORPORA)
-def test_every_reader_says_what_it_knows(name: str, tmp_path: Path) -> None:
+def test_every_reader_says_what_it_knows(example: tuple[str, Manifest]) -> None:
+    name, manifest = example
     info = corpus(name).INFO
     assert set(info.labels) <= {*CATEGORIES, *DIMENSIONS}
     assert info.speakers > 0
     assert info.hours > 0
     assert info.raters == 0 or info.ratings
-    corpus(name).example(tmp_path / "root")
-    manifest = read_data(f"{name}:{tmp_path / 'root'}")
     categories = {label for label in info.labels if label in CATEGORIES}
     assert set(manifest.schemes) == {*(["emotion"] if categories else []), *(set(info.labels) & set(DIMENSIONS))}
     if categories:
@@ -62,11 +65,9 @@ def test_every_reader_says_what_it_knows(name: str, tmp_path: Path) -> None:
         assert manifest.ratings["rater"].nunique() > 1
 
 
-@pytest.mark.parametrize("name", CORPORA)
-def test_every_published_protocol_cuts_the_example(name: str, tmp_path: Path) -> None:
+def test_every_published_protocol_cuts_the_example(example: tuple[str, Manifest]) -> None:
     """Parts without overlap, in every fold; an example may be too small for a protocol, which then says so."""
-    corpus(name).example(tmp_path / "root")
-    manifest = read_data(f"{name}:{tmp_path / 'root'}")
+    name, manifest = example
     protocols = published(manifest)
     assert [p.name for p in protocols] == [p.name for p in getattr(corpus(name), "PROTOCOLS", ())]
     assert len({p.name for p in protocols}) == len(protocols)
@@ -240,6 +241,21 @@ def test_quoted_text_with_separators_and_line_ends(tmp_path: Path) -> None:
     assert read_data(str(path)).utterances["text"].tolist() == ['one; two, "three"\nfour']
 
 
+@pytest.mark.parametrize("body", ['a.wav,sad,"x, y",03\n', 'a.wav, sad, "x, y", 03\n', '"a.wav","sad","x, y","03"\n'])
+@pytest.mark.parametrize("end", ["", "\n", "b.wav,sad,z,04\n"])
+def test_quotes_and_blanks_read_alike(tmp_path: Path, body: str, end: str) -> None:
+    """Plain tables are read by another parser than those with blanks after the separator: what they say is the same."""
+    frame = read_data(str(table(tmp_path, "file,label,note,speaker\n" + body + end))).utterances
+    row = frame.iloc[0]
+    assert (row["id"], row["emotion"], row["note"], row["speaker"]) == ("a.wav", "sadness", "x, y", "03")
+    assert len(frame) == (2 if "b.wav" in end else 1)
+
+
+def test_rows_that_are_too_short_lack_their_last_fields(tmp_path: Path) -> None:
+    frame = read_data(str(table(tmp_path, "file,label,speaker\na.wav,sad\nb.wav,sad,1\n\n"))).utterances
+    assert frame["speaker"].tolist() == [None, "1"]
+
+
 def test_missing_values_as_programs_write_them(tmp_path: Path) -> None:
     path = table(
         tmp_path,
@@ -355,6 +371,108 @@ def test_stated_schemes_beside_a_table(tmp_path: Path) -> None:
         beside.write_text(text)
         with pytest.raises(SertuneError, match=words):
             read_data(str(path))
+
+
+RATED = "file,label\na.wav,sad\nb.wav,\n"
+RATINGS = "utterance,rater,attribute,value\na.wav,r1,emotion,sad\na.wav,r2,label,Wut\nb.wav,03,arousal,2.5\n"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_single_ratings_beside_a_table(tmp_path: Path, suffix: str) -> None:
+    path = table(tmp_path, RATED)
+    beside = table(tmp_path, RATINGS, "t.ratings.csv")
+    if suffix == ".parquet":
+        pd.read_csv(beside, dtype=str).to_parquet(tmp_path / "t.ratings.parquet")
+        beside.unlink()
+    manifest = read_data(str(path))
+    assert manifest.ratings is not None
+    assert manifest.ratings["value"].tolist() == ["sadness", "anger", 2.5]
+    assert manifest.ratings["rater"].tolist() == ["r1", "r2", "03"]
+    assert manifest.votes().loc[0].to_dict() == {"anger": 1, "sadness": 1}
+    assert manifest.rater_matrix("arousal")[1] == ("03",)
+
+
+def test_ratings_of_segments_and_with_decimal_commas(tmp_path: Path) -> None:
+    path = table(tmp_path, "file;label;start;end\na.wav;sad;0,5;1,5\na.wav;sad;2;3\n")
+    table(tmp_path, "Utterance;Rater;Attribute;Value\na.wav:0.5-1.5;r;valence;3,25\n", "t.ratings.csv")
+    manifest = read_data(str(path))
+    assert manifest.ratings is not None
+    assert manifest.ratings["value"].tolist() == [3.25]
+    ids = table(tmp_path, "id,file,label\nu1,a.wav,sad\n", "u.csv")
+    table(tmp_path, "utterance,rater,attribute,value\nu1,r,emotion,sad\n", "u.ratings.csv")
+    assert read_data(str(ids)).votes().to_numpy().tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (RATINGS + "c.wav,r1,emotion,sad\n", r"ratings row 4 rates 'c.wav', which is not the id of an utterance"),
+        (RATINGS + "a.wav,r1,emotion,fear\n", r"ratings row 4 is the second rating by rater 'r1' for the emotion of"),
+        (RATINGS + "a.wav,,emotion,fear\n", "ratings row 4 has no rater"),
+        (RATINGS + "a.wav,r3,emotion,NA\n", "ratings row 4 has no value"),
+        (RATINGS + "a.wav,r3,arousal,high\n", "ratings, row 4: expected a number, found 'high'"),
+        (RATINGS + "a.wav,r3,mood,sad\n", "unknown attribute in the ratings of .*t.csv 'mood'"),
+        (RATINGS.replace("rater", "who"), r"t.ratings.csv: no column 'rater'; found columns utterance, who"),
+        ("", r"t.ratings.csv: the table is empty"),
+    ],
+)
+def test_bad_ratings_say_where(tmp_path: Path, text: str, words: str) -> None:
+    path = table(tmp_path, RATED)
+    table(tmp_path, text, "t.ratings.csv")
+    with pytest.raises(SertuneError, match=words) as caught:
+        read_data(str(path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_two_tables_of_ratings_are_one_too_many(tmp_path: Path) -> None:
+    path = table(tmp_path, RATED)
+    table(tmp_path, RATINGS, "t.ratings.csv")
+    pd.DataFrame({"utterance": []}).to_parquet(tmp_path / "t.ratings.parquet")
+    with pytest.raises(SertuneError, match=r"two tables of ratings, t.ratings.csv and t.ratings.parquet"):
+        read_data(str(path))
+
+
+def test_csv_keeps_ratings(tmp_path: Path) -> None:
+    table(tmp_path, RATINGS, "t.ratings.csv")
+    before = read_data(str(table(tmp_path, RATED)))
+    before.to_csv(tmp_path / "out" / "again.csv")
+    after = read_data(str(tmp_path / "out" / "again.csv"))
+    assert before.ratings is not None
+    assert after.ratings is not None
+    assert after.ratings["value"].tolist() == before.ratings["value"].tolist()
+    plain = Manifest.of("plain", before.utterances)
+    with pytest.raises(SertuneError, match=r"again.ratings.csv beside it has ratings of another table; move it"):
+        plain.to_csv(tmp_path / "out" / "again.csv")
+    assert read_data(str(tmp_path / "out" / "again.csv")).ratings is not None
+
+
+def test_a_table_whose_parts_lack_one(tmp_path: Path) -> None:
+    from sertune.data.splits import make_protocol
+
+    for part in ("train", "test"):
+        rows = "".join(f"{i}.wav,{'sad' if i % 2 else 'angry'},{part}\n" for i in range(6))
+        frame = read_data(str(table(tmp_path, f"file,label,split\n{rows}"))).utterances
+        other = {"train": "test", "test": "train"}[part]
+        with pytest.raises(SertuneError, match=f"no utterance is in the partition '{other}'"):
+            make_protocol(frame, "official", labels=None)
+
+
+def test_tables_with_the_same_ids_are_told_apart(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        table(tmp_path, RATED, f"{name}.csv")
+        table(tmp_path, RATINGS, f"{name}.ratings.csv")
+    both = read_all([str(tmp_path / "one.csv"), str(tmp_path / "two.csv")])
+    assert both.utterances["id"].tolist() == ["one/a.wav", "one/b.wav", "two/a.wav", "two/b.wav"]
+    assert both.ratings is not None
+    assert set(both.ratings["utterance"]) == {"one/a.wav", "one/b.wav", "two/a.wav", "two/b.wav"}
+    both.validate()
+
+
+def test_several_corpora_have_no_published_protocol(tmp_path: Path) -> None:
+    for name in ("emodb", "urdu"):
+        corpus(name).example(tmp_path / name)
+    assert published(read_data(f"emodb:{tmp_path / 'emodb'}"))
+    assert published(read_all([f"{name}:{tmp_path / name}" for name in ("emodb", "urdu")])) == ()
 
 
 def test_reading_a_table_opens_no_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

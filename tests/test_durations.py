@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from sertune.data import durations
+from sertune.data.audio import header_seconds
 from sertune.data.durations import file_seconds
 
 RATE = 8000
@@ -26,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were opened, in order."""
     names: list[str] = []
-    read = durations.header_seconds
+    read = header_seconds
 
     def noted(file: str) -> float:
         names.append(os.path.basename(file))  # noqa: PTH119
@@ -181,6 +182,7 @@ def test_two_processes_write_whole_tables(tmp_path: Path, cache: Path) -> None:
     code = """
 import sys
 from sertune.data import durations
+from sertune.data.audio import header_seconds
 
 durations.KEPT_FROM = 3
 for _ in range(20):

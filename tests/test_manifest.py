@@ -51,6 +51,29 @@ def test_columns_types_and_names_are_made_right() -> None:
     }
 
 
+def test_text_columns_of_odd_types_are_text() -> None:
+    frame = Manifest.of(
+        "t",
+        table(
+            speaker=pd.Categorical(["x", " y ", None, "x"]),
+            session=[1, "1", 2.5, None],
+            text=[["a", "b"], None, "", "c"],
+            emotion=pd.array(["Angry", "angry", None, "wut"], dtype="string"),
+        ),
+    ).utterances
+    assert frame["speaker"].tolist() == ["x", "y", None, "x"]
+    assert frame["session"].tolist() == ["1", "1", "2.5", None]
+    assert frame["text"].tolist() == ["['a', 'b']", None, None, "c"]
+    assert frame["emotion"].tolist() == ["anger", "anger", None, "anger"]
+
+
+@pytest.mark.parametrize("file", ["a//b.wav", "./a/b.wav", "a/../a/b.wav", "a/b.wav/", "a/./b.wav", "a/b.wav"])
+def test_files_have_one_spelling(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (file, f"{tmp_path}/{file}"):
+        assert Manifest.of("t", table(file=[name, "/x", "/y", "/z"])).utterances["file"].iat[0] == f"{tmp_path}/a/b.wav"
+
+
 def test_numbers_as_speakers_and_text_as_numbers() -> None:
     frame = Manifest.of("t", table(speaker=[3.0, np.nan, 4.0, 4.0], arousal=["1", "", "2.5", "nan"])).utterances
     assert frame["speaker"].tolist() == ["3", None, "4", "4"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import sertune
+from sertune.cli import main
 from sertune.config import from_dict
 
 pytestmark = pytest.mark.real
@@ -28,3 +29,17 @@ def test_the_split_holds_for_a_real_encoder(whisper: str) -> None:
 
     encoder = load_encoder(whisper, check=True)
     assert (encoder.depth, encoder.width, encoder.rate) == (4, 384, 16000)
+
+
+def test_from_german_to_urdu_plain_and_adapted(real_data: Path, whisper: str, tmp_path: Path) -> None:
+    config = {"data": [f"emodb:{real_data / 'emodb-2s'}"], "encoder": whisper, "method": "frozen", "split": "kfold"}
+    run = sertune.run(from_dict({**config, "baseline": False, "out": str(tmp_path / "run")}))
+    flags = ["--data", f"urdu:{real_data / 'urdu'}", "--adapt", "corpus", "--out", str(tmp_path / "urdu")]
+    assert main(["evaluate", str(run), *flags]) == 0
+    report = json.loads((tmp_path / "urdu" / "report.json").read_text())
+    plain, adapted = report["plain"]["metrics"]["uar"], report["metrics"]["uar"]
+    assert plain["value"] > 0.42
+    assert adapted["value"] > 0.54
+    assert adapted["low"] < adapted["value"] < adapted["high"]
+    assert report["plain"]["difference"]["uar"]["value"] == pytest.approx(adapted["value"] - plain["value"])
+    assert report["protocol"]["absent classes"].startswith("mask")

@@ -163,8 +163,8 @@ Train on each corpus, test on each other one: a matrix of figures with intervals
 on speakers that training left out. The same command goes on after a stop; adaptations and --leave-one-out can be
 added to it.
 
-  --adapt METHOD ...    Test every model also after label-free adaptation: {adaptations}.
-                        A matrix of its own for each, beside the plain one.
+  --adapt METHOD ...    Test every model also after label-free adaptation to the clips of the test: corpus, speaker,
+                        centroids, neighbours. A matrix of its own for each, beside the plain one.
   --leave-one-out       Train also on all corpora but one, and test on that one.
   --weights N ...       Sampling weight of each --data in those runs, in their order. (default: all clips alike)
   --absent POLICY       A class that a corpus lacks. In tests as for sertune evaluate (default: mask), in runs on
@@ -181,9 +181,7 @@ def transfer(arguments: Sequence[str]) -> int:
 
     flags = list(arguments)
     if {"-h", "--help"} & set(flags):
-        from sertune.model.adapt import METHODS
-
-        print(TRANSFER_HELP.format(adaptations=", ".join(name for name in METHODS if name != "none")), end="")
+        print(TRANSFER_HELP, end="")
         return 0
     adapt = _take_values(flags, "--adapt")
     leave_one_out = _take(flags, "--leave-one-out")
@@ -205,8 +203,8 @@ def transfer(arguments: Sequence[str]) -> int:
     if failed:
         name, error = failed[0]
         raise SertuneError(
-            f"{len(failed)} runs or tests failed, the first: {name}: {error}; the others are in the report, and the "
-            "same command tries again"
+            f"{len(failed)} of the runs and tests failed, the first: {name}: {error}; the others are in the report, "
+            "and the same command tries again"
         )
     return 0
 
@@ -293,7 +291,11 @@ def audit(arguments: Sequence[str]) -> int:
         "--groups", nargs="+", metavar="COLUMN",
         help="columns of the data to compare by (default: gender, language and age where there are groups)",
     )  # fmt: skip
-    parser.add_argument("--conditions", nargs="+", metavar="NAME", help="distortions or kinds of them (default: all)")
+    parser.add_argument(
+        "--conditions", nargs="+", metavar="NAME",
+        help="distortions such as telephone or babble-10, or kinds: noise level clipping bandwidth speed codec room "
+        "faults (default: all)",
+    )  # fmt: skip
     parser.add_argument("--clips", type=int, default=500, help="most clips to distort (default 500); groups take all")
     parser.add_argument("--seed", type=int, default=0, help="of the clips, the noise and the draws (default 0)")
     parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
@@ -642,7 +644,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 GOES_ON = ("train", "compare", "transfer", "cache", "fetch")
 """Commands that go on where they were stopped."""
 
-SMALLER = {"train": "--train.batch_seconds or --audio.crop", "check": "--max-seconds"}
+SMALLER = {
+    "train": "--train.batch_seconds or --audio.crop",
+    "transfer": "--train.batch_seconds or --audio.crop",
+    "check": "--max-seconds",
+}
 """What needs less memory, by command."""
 
 

@@ -239,7 +239,7 @@ class TrainConfig:
     """Stop after this many epochs without a better dev score; 0: never."""
     refit: Literal["auto", "solved", "none"] = "auto"
     """`solved`: once dev has chosen, what is solved, not trained (frozen models, the blend, the baseline), is fitted
-    again on train and dev together. `auto`: so, but not with an `official` split."""
+    again on train and dev together. `auto`: so, but not with an `official` split or a published one of one fold."""
     unfreeze_epoch: int = 0
     """Epochs in which the head trains alone before the encoder joins."""
     average: float = 0.97

@@ -22,7 +22,7 @@ import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,10 @@ CLIPS = 500
 """Most clips that are distorted unless more are asked for."""
 AGES = (18, 30, 45, 60)
 """Where the age bands begin."""
-MOST_GROUPS = 12
-"""A column of numbers with more values is cut into bands, one of text is no column of groups."""
+MOST_VALUES = 12
+"""A column of numbers with more values is cut into three bands."""
+MOST_GROUPS = 30
+"""A column with more groups is refused."""
 _PER_COMPARISON = 100
 SERIOUS = 0.05
 """Corrected p from which on a drop counts as more than chance."""
@@ -294,6 +296,11 @@ def _columns(manifest: Manifest, groups: Sequence[str] | None) -> list[str]:
         if len(found) < 2:
             only = f"only one group, {found[0]}" if found else "no values"
             raise SertuneError(f"--groups {name}: {manifest.name} has {only}; two are needed to compare")
+        if len(found) > MOST_GROUPS:
+            raise SertuneError(
+                f"--groups {name}: {manifest.name} has {len(found)} groups, expected at most {MOST_GROUPS}; put them "
+                "together in a column of their own"
+            )
     return list(dict.fromkeys(groups))
 
 
@@ -305,11 +312,12 @@ def _grouped(values: "pd.Series[Any]", name: str) -> "tuple[pd.Series[Any], str 
     if numeric and name.lower().startswith("age"):
         names = [f"under {AGES[0]}", *(f"{a} to {b - 1}" for a, b in itertools.pairwise(AGES))]
         return _banded(numbers, list(AGES), [*names, f"{AGES[-1]} and over"]), "age bands"
-    if numeric and values.nunique() > MOST_GROUPS:
+    if numeric and values.nunique() > MOST_VALUES:
         low, high = (float(v) for v in numbers.quantile([1 / 3, 2 / 3]))
         names = [f"below {low:.4g}", f"{low:.4g} to {high:.4g}", f"{high:.4g} and over"]
         return _banded(numbers, [low, high], names), "thirds"
-    text = pd.Series([str(v) if there else None for v, there in zip(values, present, strict=True)], dtype=object)
+    words = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    text = pd.Series([word if there else None for word, there in zip(words, present, strict=True)], dtype=object)
     return text, None
 
 
@@ -441,6 +449,9 @@ def statistic_name(gap: Mapping[str, Any]) -> str:
     return {"demographic_parity": f"Predicted as {of}", "equality_of_opportunity": f"Recall of {of}"}[name]
 
 
+_IN_UNITS = ("rmse", "bias")
+"""Statistics in units of a rating scale."""
+
 _OVERALL = {
     "uar": "UAR",
     "accuracy": "Accuracy",
@@ -468,14 +479,16 @@ def _column_words(column: _Dict) -> str:
     if column["obstacle"]:
         return f"no verdict; {column['obstacle']}."
     flagged = [gap for gap in column["gaps"] if gap["verdict"] == fairness.MORE]
-    among = f"among {', '.join(compared[:4])}{' and others' if len(compared) > 4 else ''}"
     if not flagged:
-        return f"no gap {among} is larger than a fair model's by chance."
+        two = f"between {' and '.join(compared)}"
+        among = two if len(compared) == 2 else f"among {', '.join(compared[:4])}{', ...' if len(compared) > 4 else ''}"
+        return f"no gap {among} is larger than a fair model has by chance."
     flagged.sort(key=lambda gap: (gap["class"] is not None, gap["p_corrected"]))
     first = flagged[0]
     more = f", and {len(flagged) - 1} more" if len(flagged) > 1 else ""
     sides = f" ({first['top']} above {first['bottom']})" if first["top"] else ""
-    gap = f"{number(first['statistic'], first['value'])}, by chance up to {number('', first['threshold'])}"
+    unit = "rmse" if first["statistic"] in _IN_UNITS else ""
+    gap = f"{number(unit, first['value'])}, by chance up to {number(unit, first['threshold'])}"
     return f"a gap more than chance in {statistic_name(first)}{sides}: {gap}{more}."
 
 
@@ -534,7 +547,8 @@ def show(report: Mapping[str, Any]) -> None:
     lines = [*headlines(report), ""]
     for column in report["fairness"]["columns"]:
         for group in column["groups"]:
-            parts = [f"{metric_name(k)} {_with_interval(k, v)}" for k, v in group["scores"].items()][:3]
+            shown = {k: v for k, v in group["scores"].items() if not k.startswith(_IN_UNITS)}
+            parts = [f"{metric_name(k)} {_with_interval(k, v)}" for k, v in shown.items()]
             note = "" if group["compared"] else f"  (not compared: {group['why_not']})"
             lines.append(f"  {column['column']} {group['name']}: {group['clips']} clips, {', '.join(parts)}{note}")
     names = main_metrics(report["task"])
@@ -625,15 +639,17 @@ def _column_view(column: _Dict, task: _Dict) -> _Dict:
 
 def _gaps_view(title: str, gaps: Sequence[_Dict]) -> _Dict:
     rows = []
-    units = {"rmse", "bias"}
     scales = {
-        own: Axis.over([0.0, *(gap[key] for gap in gaps if (gap["statistic"] in units) == own for key in _DRAWN)], 4)
+        own: Axis.over(
+            [0.0, *(gap[key] for gap in gaps if (gap["statistic"] in _IN_UNITS) == own for key in _DRAWN)], 4
+        )
         for own in (False, True)
     }
     for gap in gaps:
-        own = gap["statistic"] in units
+        own = gap["statistic"] in _IN_UNITS
         name = "rmse" if own else ""
-        strip = scales[own].strip(name, gap)
+        drawn = scales[own].strip(name, gap)
+        strip = replace(drawn, range=drawn.range.replace("-", MINUS))
         threshold = gap["threshold"]
         rows.append(
             {
@@ -648,11 +664,11 @@ def _gaps_view(title: str, gaps: Sequence[_Dict]) -> _Dict:
                 "flagged": gap["verdict"] == fairness.MORE,
             }
         )
-    mixed = len({gap["statistic"] in units for gap in gaps}) > 1
+    mixed = len({(gap["statistic"] in _IN_UNITS) for gap in gaps}) > 1
     return {
         "title": title,
         "rows": rows,
-        "ticks": [] if mixed else scales[gaps[0]["statistic"] in units].percent_ticks(),
+        "ticks": [] if mixed else scales[gaps[0]["statistic"] in _IN_UNITS].percent_ticks(),
     }
 
 
@@ -694,7 +710,7 @@ def _robust_view(report: _Dict) -> _Dict:
                 "name": row["name"],
                 "family": row["family"] if i == 0 or rows[i - 1]["family"] != row["family"] else "",
                 "change": _change(row),
-                "share": round(100 * (row["changed"] if category else max(row["shift_share"].values())), 1),
+                "share": round(100 * row.get("changed", 0.0), 1),
                 "worst": _worst_classes(row),
                 "failed": row["failed"],
             }

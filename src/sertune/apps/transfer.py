@@ -38,7 +38,8 @@ EMPTY: Final = "empty.json"
 """In the folder of a test that can't be had: why."""
 OTHERS: Final = "all others"
 """The row of the models that trained on all corpora but the one they are tested on."""
-CLEAR: Final = 0.05
+DEEP: Final = 0.8
+"""Share of the colour from which text on it is of the other lightness: there both read equally well."""
 
 _Dict = dict[str, Any]
 
@@ -134,7 +135,7 @@ def run_tests(folder: Path) -> list[Failure]:
         todo = [method for method in plan.methods if not _made(test.folder(folder, method))]
         if not todo or not (folder / "runs" / test.run / "report.json").is_file():
             continue
-        say(f"Testing {place} of {len(tests)}: {_arrow(test.run, test.source['name'])}")
+        say(f"Testing {place} of {len(tests)}: {_words(test.folder(folder, PLAIN).name)}")
         try:
             if loaded is None or loaded[0] != test.run:
                 loaded = test.run, load_model(folder / "runs" / test.run)
@@ -208,8 +209,9 @@ def _no_adaptation(manifest: Manifest, method: str) -> str:
     return ""
 
 
-def _arrow(run: str, tested: str) -> str:
-    return f"{run.replace('all-but-', 'all but ')} on {tested}"
+def _words(name: str) -> str:
+    """The name of a run or test as it is shown: ``all-but-a-on-a`` is "all but a on a"."""
+    return name.replace("all-but-", "all but ").replace("-on-", " on ")
 
 
 # Figures
@@ -346,11 +348,11 @@ class _Cells:
     def notes(self) -> dict[str, list[str]]:
         """What every test's own report warns of, by its name."""
         said = {
-            _arrow(run, tested): found["warnings"]
+            _words(f"{run}-on-{tested}"): found["warnings"]
             for (run, tested, method), found in self.tests.items()
             if method == PLAIN and isinstance(found, dict) and found["warnings"]
         }
-        return {**{name: report["warnings"] for name, report in self.runs.items() if report["warnings"]}, **said}
+        return {_words(name): report["warnings"] for name, report in self.runs.items() if report["warnings"]} | said
 
 
 def _size(report: _Dict, folder: Path, metric: str) -> _Dict:
@@ -426,7 +428,10 @@ def _facts_of(run: _Dict | None) -> _Dict:
 
 def _warnings(report: _Dict, failed: Iterable[Mapping[str, str]]) -> list[str]:
     """What a reader of the matrix must know."""
-    said = [f"{row['name'].replace('-on-', ' on ')} failed: {row['error']}" for row in failed]
+    why: dict[str, list[str]] = {}
+    for row in failed:
+        why.setdefault(row["error"], []).append(_words(row["name"]))
+    said = [f"{', '.join(names)} failed: {error}" for error, names in why.items()]
     metric = report["metrics"][0]
     same = [
         f"{_trained(cell)} on {cell['tested_on']} ({cell['shared_speakers']} of {cell['speakers']} speakers)"
@@ -447,7 +452,7 @@ def _warnings(report: _Dict, failed: Iterable[Mapping[str, str]]) -> list[str]:
     if report["target"] == "category" and len(sizes) > 1:
         said.append(
             f"The cells are over {min(sizes)} to {max(sizes)} classes: their UARs can't be compared as they stand; the "
-            "colours can, as chance is taken out"
+            "colours take chance out, and not how hard the classes are to tell"
         )
     return list(dict.fromkeys(said))
 
@@ -492,11 +497,11 @@ def _about_metric(report: _Dict, metric: str) -> list[str]:
         cells = [c for c in report["leave_one_out"][PLAIN][metric] if c["value"] is not None]
         cells = [c for c in cells if c["tested_on"] in alone and not c["shared_speakers"]]
         if cells:
-            there = {c["tested_on"] for c in cells}
+            there = [c["tested_on"] for c in cells]
             singles = [c for c in across if c["tested_on"] in there]
             sentences.append(
                 f"Trained on all others: {of}{name} {_mean(cells)}, against {_mean(singles)} of the models of one "
-                f"corpus on the same {_count(len(cells), 'corpus', 'corpora')}."
+                f"corpus, on {', '.join(there)}."
             )
     return sentences + [_adapted(report, method, metric) for method in report["adaptations"] if method != PLAIN]
 
@@ -519,9 +524,10 @@ def _drop(metric: str, own: _Dict, cell: _Dict, of: str) -> str:
 
 def _adapted(report: _Dict, method: str, metric: str) -> str:
     """What an adaptation changes."""
-    cells = [c for c in _cells(report, method, metric) if c["difference"] and c["difference"]["value"] is not None]
+    cells = [c for c in _cells(report, method, metric) if c["difference"] and not c["shared_speakers"]]
+    cells = [c for c in cells if c["difference"]["value"] is not None]
     if not cells:
-        return f"Adaptation {method}: no pair could be adapted."
+        return f"Adaptation {method}: no test on other people could be adapted."
     values = [cell["difference"]["value"] for cell in cells]
     clear = [cell["difference"] for cell in cells if _is_clear(cell["difference"])]
     better = sum(difference["value"] > 0 for difference in clear)
@@ -542,8 +548,8 @@ def _mean(cells: Iterable[_Dict]) -> str:
     return number("uar", statistics.fmean(values)) if values else NONE
 
 
-def _count(n: int, one: str, many: str = "") -> str:
-    return f"{n} {one}" if n == 1 else f"{n} {many or f'{one}s'}"
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 # Text
@@ -580,6 +586,8 @@ def show(report: _Dict) -> None:
     """Prints every matrix, what it shows and what a reader must know."""
     for method in report["adaptations"]:
         for metric in report["metrics"]:
+            if all(cell["value"] is None for cell in _cells(report, method, metric)):
+                continue
             words = "as they are" if method == PLAIN else f"adapted: {method}"
             unit = ", /classes" if report["target"] == "category" else ""
             _show_table(f"{metric_name(metric)} [95 %]{unit}, models {words}", *text_table(report, method, metric))
@@ -643,6 +651,10 @@ def _csv(report: _Dict) -> str:
 def _view(report: _Dict, settings: str) -> _Dict:
     """All that the template shows, as text."""
     category = report["target"] == "category"
+    shown = {
+        method: [m for m in report["metrics"] if any(c["value"] is not None for c in _cells(report, method, m))]
+        for method in report["adaptations"]
+    }
     return {
         "title": report["name"],
         "created": report["created"].replace("T", " ").replace("+00:00", " UTC"),
@@ -652,9 +664,10 @@ def _view(report: _Dict, settings: str) -> _Dict:
         "category": category,
         "columns": [source["name"] for source in report["corpora"]],
         "matrices": [
-            {"method": method, "words": words, "metrics": [_matrix(report, method, name) for name in report["metrics"]]}
+            {"method": method, "words": words, "metrics": [_matrix(report, method, name) for name in shown[method]]}
             for method, words in report["adaptations"].items()
         ],
+        "deep": DEEP,
         "legend": [(share, number("uar", share)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
         "runs": [_run_row(name, facts) for name, facts in report["runs"].items()],
         "empty": _reasons(report),
@@ -682,7 +695,7 @@ def _shown(metric: str, cell: _Dict) -> _Dict:
     if cell["corrected"] <= 0:
         tags.append("no better than chance" if cell["classes"] else "no agreement")
     styles = [
-        "deep" if share > 0.5 else "", "own" if cell["own"] else "", "same" if cell["shared_speakers"] else "",
+        "deep" if share > DEEP else "", "own" if cell["own"] else "", "same" if cell["shared_speakers"] else "",
     ]  # fmt: skip
     return {
         "text": number(metric, cell["value"]),
@@ -711,7 +724,7 @@ def _difference(metric: str, difference: _Dict | None) -> _Dict | None:
 
 def _run_row(name: str, facts: _Dict) -> list[str]:
     return [
-        name.replace("all-but-", "all but "),
+        _words(name),
         plain(facts["utterances"]),
         plain(facts["speakers"]),
         plain(facts["labels"]),

@@ -114,7 +114,9 @@ def read_data(spec: str, columns: Mapping[str, str] | None = None, *, strict: bo
 
 def _is_table(spec: str) -> bool:
     path = Path(spec).expanduser()
-    return path.is_file() or path.suffix.lower() in _TABLES
+    name, colon, _ = spec.partition(":")
+    named = bool(colon) and name in names()  # hf:FILE.parquet is not a table of ours
+    return path.is_file() or (path.suffix.lower() in _TABLES and not named)
 
 
 def _has_columns(spec: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sertune.corpora import audformat as database_format
 from sertune.corpora.info import CorpusInfo
+from sertune.data.manifest import Manifest
 from sertune.errors import SertuneError
 from sertune.files import unwritable
 from sertune.progress import say
@@ -25,7 +26,7 @@ INFO: Final = CorpusInfo(
 )
 
 
-def read(source: str, columns: Mapping[str, str] | None = None, *, strict: bool = True) -> "database_format.Manifest":
+def read(source: str, columns: Mapping[str, str] | None = None, *, strict: bool = True) -> Manifest:
     """Read a database by its name, from audb's cache or after audb fetched it.
 
     Args:

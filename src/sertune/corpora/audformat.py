@@ -106,10 +106,10 @@ def from_database(database: Any, root: Path, columns: Mapping[str, str], *, stri
     _check_names(database, columns)
     found = _columns(database, columns)
     if not found:
-        schemes = ", ".join(database.schemes) or "none"
+        listed = ", ".join(database.schemes) or "none"
         raise SertuneError(
             f"{root}: no table has a label (scheme emotion) or a dimension (arousal, valence, dominance); its schemes: "
-            f"{schemes}; say which with --columns.emotion NAME"
+            f"{listed}; say which with --columns.emotion NAME"
         )
     found = [column for column in found if database[column.table].is_segmented] or found
     frame = pd.concat([_rows(database[column.table].index) for column in found]).drop_duplicates(
@@ -128,7 +128,7 @@ def from_database(database: Any, root: Path, columns: Mapping[str, str], *, stri
         frame["language"] = str(database.languages[0])
     if "language" in frame.columns:
         frame["language"] = frame["language"].map(_short_language, na_action="ignore")
-    schemes = {key: scheme for key in labels.ATTRIBUTES if (scheme := _scheme(database, found, key))}
+    schemes = {key: stated for key in labels.ATTRIBUTES if (stated := _scheme(database, found, key))}
     return Manifest.of(str(database.name), frame, schemes, ratings, strict=strict)
 
 
@@ -392,10 +392,10 @@ def example(root: Path, seed: int = 0) -> None:
     for i, speaker in enumerate(speakers):
         for j, emotion in enumerate(emotions):
             file = f"wav/{speaker:02d}a0{j % 2 + 1}{emotion[0].upper()}a.wav"
-            seconds = _tone(root / file, 110 + 50 * i + 20 * j, rng)
+            length = _tone(root / file, 110 + 50 * i + 20 * j, rng)
             others = [emotions[(j + 1) % 4], emotions[(j + 2) % 4]] if i == j else [emotion, emotions[(j + i) % 4]]
-            rows.append((file, speaker, f"a0{j % 2 + 1}", emotion, (emotion, *others), seconds))
-    files, speaker, text, acted, rated, seconds = (list(column) for column in zip(*rows, strict=True))
+            rows.append((file, speaker, f"a0{j % 2 + 1}", emotion, (emotion, *others), length))
+    files, who, text, acted, rated, seconds = (list(column) for column in zip(*rows, strict=True))
     database = library.Database(name="imitation", languages=["deu"], license="CC0-1.0")
     database.schemes["speaker"] = library.Scheme(labels=speakers)
     database.schemes["transcription"] = library.Scheme(labels={"a01": "Der Lappen.", "a02": "Das will sie."})
@@ -407,7 +407,7 @@ def example(root: Path, seed: int = 0) -> None:
     for name in ("train", "test"):
         database.splits[name] = library.Split(name)
     whole = library.filewise_index(files)
-    about = {"speaker": speaker, "transcription": text, "duration": pd.to_timedelta(seconds, unit="s")}
+    about = {"speaker": who, "transcription": text, "duration": pd.to_timedelta(seconds, unit="s")}
     _put(library, database, "files", whole, {key: (key, "", values) for key, values in about.items()})
     given = {f"emotion.{r}": ("emotion", r, [votes[k] for votes in rated]) for k, r in enumerate(database.raters)}
     _put(library, database, "emotion.ratings", whole, given)

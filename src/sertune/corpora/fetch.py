@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
@@ -353,13 +354,13 @@ def _entries(archive: Path, stack: ExitStack) -> Iterator[_Entry]:
                 continue
             kind = stat.S_IFMT(info.external_attr >> 16)
             path = PurePosixPath(info.filename.replace("\\", "/"))
-            yield path, info.file_size, kind not in (0, stat.S_IFREG), lambda info=info: packed.open(info)
+            yield path, info.file_size, kind not in (0, stat.S_IFREG), partial(packed.open, info)
         return
     tarred = stack.enter_context(tarfile.open(archive))  # noqa: SIM115 - the stack closes it
     for member in tarred:
         if member.isdir() or _is_leftover(member.name):
             continue
-        yield PurePosixPath(member.name), member.size, not member.isreg(), lambda member=member: _opened(tarred, member)
+        yield PurePosixPath(member.name), member.size, not member.isreg(), partial(_opened, tarred, member)
 
 
 def _opened(tarred: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

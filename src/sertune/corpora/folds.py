@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,10 @@ _COLUMN: Final = re.compile(r"fold_(\d+)")
 
 
 def fold_columns(frame: pd.DataFrame) -> list[str]:
-    """The columns ``fold_1``, ``fold_2`` ... of a table, by number."""
+    """The columns ``fold_1``, ``fold_2`` ... of a table that name parts, by number."""
     found = {int(match[1]): str(column) for column in frame.columns if (match := _COLUMN.fullmatch(str(column)))}
-    return [found[number] for number in sorted(found)]
+    named = [found[number] for number in sorted(found)]
+    return [column for column in named if _names(frame, column).isin(labels.PARTITIONS).any()]
 
 
 def own_folds(frame: pd.DataFrame, source: str) -> Published | None:
@@ -40,7 +41,7 @@ def own_folds(frame: pd.DataFrame, source: str) -> Published | None:
     if not columns:
         return None
     text = f"the {len(columns)} folds that come with the data" if len(columns) > 1 else "the fold of the data"
-    lacking = [column for column in columns if "dev" not in _parts(frame, column)]
+    lacking = [column for column in columns if not (_names(frame, column) == "dev").any()]
     if lacking:
         where = "" if len(lacking) == len(columns) else f" in {', '.join(lacking)}"
         text += f"; dev{where}: {DEV_SHARE:.0%} of train, chosen by sertune"
@@ -71,7 +72,7 @@ def _parts(frame: pd.DataFrame, column: str) -> dict[str, Positions]:
     Raises:
         SertuneError: a value is none of train, dev and test, with its row.
     """
-    names = frame[column].map(lambda value: labels.partition(str(value)), na_action="ignore")
+    names = _names(frame, column)
     wrong = np.flatnonzero((names.notna() & ~names.isin([*labels.PARTITIONS, ""])).to_numpy())
     if len(wrong):
         i = int(wrong[0])
@@ -80,6 +81,11 @@ def _parts(frame: pd.DataFrame, column: str) -> dict[str, Positions]:
         )
     found = {part: rows_of(names == part) for part in labels.PARTITIONS}
     return {part: rows for part, rows in found.items() if len(rows)}
+
+
+def _names(frame: pd.DataFrame, column: str) -> "pd.Series[Any]":
+    """The canonical names of the parts that a column says."""
+    return frame[column].map(lambda value: labels.partition(str(value)), na_action="ignore")
 
 
 def _dev_of(frame: pd.DataFrame, train: Positions) -> Positions:

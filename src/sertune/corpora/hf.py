@@ -5,6 +5,7 @@ folder once, since a manifest names files.
 """
 
 import io
+import json
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ import pandas as pd
 
 from sertune.corpora import table
 from sertune.corpora.info import CorpusInfo
+from sertune.corpora.layout import files_below, read_table, read_text
 from sertune.data import labels
 from sertune.data.audio import EXTENSIONS
 from sertune.data.durations import cache_folder, file_seconds
@@ -58,7 +60,7 @@ def read(source: str | Path, columns: Mapping[str, str] | None = None, *, strict
     """Read a set; several splits become parts of one manifest.
 
     Args:
-        source: FOLDER or OWNER/NAME, then /CONFIG and @SPLIT if need be.
+        source: FOLDER, a Parquet FILE or OWNER/NAME, then /CONFIG and @SPLIT if need be.
         columns: canonical column -> column of the set.
         strict: False keeps values that are outside their scheme.
 
@@ -68,42 +70,51 @@ def read(source: str | Path, columns: Mapping[str, str] | None = None, *, strict
     """
     name, config, split = _parts(str(source))
     chosen = columns or {}
-    splits = _load(name, config, split)
+    loose = _audio_folder(Path(name).expanduser())
+    splits: dict[str, Any] = _load(name, config) if loose is None else dict(loose)
+    if split is not None and split not in splits:
+        raise SertuneError(f"hf:{name} has no split {split!r}; it has {', '.join(splits)}")
+    wanted = list(splits) if split is None else [split]
     frames = []
-    for part, data in splits.items():
-        frame = _frame(f"hf:{name}", data, chosen, part)
-        names = {labels.partition(str(column)) for column in frame.columns}
-        if len(splits) > 1 and not {"partition", "split"} & names:
-            kind = labels.partition(part)
-            frame = frame.assign(**({"partition": kind} if kind in labels.PARTITIONS else {"subset": part}))
-        prefix = f"{part}/" if len(splits) > 1 else ""
-        frames.append(frame.assign(id=[prefix + key for key in frame["id"]]))
+    for part in wanted:
+        frame = splits[part]
+        if loose is None:
+            frame = _frame(f"hf:{name}", frame, chosen, part)
+            frame["id"] = [f"{part}/{key}" if len(splits) > 1 else key for key in frame["id"]]
+        frames.append(frame if len(wanted) == 1 else _marked(frame, part))
     whole = pd.concat(frames, ignore_index=True)
     home = Path(name).expanduser()
     manifest = table.from_frame(
         whole,
         f"hf:{name}",
         folder=home if home.is_dir() else Path.cwd(),
-        name=PurePosixPath(name.rstrip("/")).name,
+        name=PurePosixPath(name.rstrip("/")).name.removesuffix(".parquet"),
         columns={key: column for key, column in chosen.items() if key != "file"},
         aliases=_ALIASES,
         strict=strict,
     )
     whole_files = manifest.utterances["start"].isna() & manifest.utterances["end"].isna()
     if whole_files.any():  # a column of that name may be in any unit
-        files = manifest.utterances["file"]
-        manifest.utterances["duration"] = manifest.utterances["duration"].mask(
-            whole_files, file_seconds(files.tolist())
-        )
+        seconds = pd.Series(file_seconds(manifest.utterances["file"].tolist()))
+        known = manifest.utterances["duration"].mask(whole_files, seconds)
+        manifest = replace(manifest, utterances=manifest.utterances.assign(duration=known))
     return manifest
+
+
+def _marked(frame: pd.DataFrame, part: str) -> pd.DataFrame:
+    """A split with its part, unless the set says it in a column."""
+    if {"partition", "split"} & {str(column).lower() for column in frame.columns}:
+        return frame
+    kind = labels.partition(part)
+    return frame.assign(**({"partition": kind} if kind in labels.PARTITIONS else {"subset": part}))
 
 
 def _parts(source: str) -> tuple[str, str | None, str | None]:
     """Name or folder, configuration and split."""
-    if Path(source).expanduser().is_dir():
+    if Path(source).expanduser().exists():
         return source, None, None
     name, _, split = source.partition("@")
-    if Path(name).expanduser().is_dir():
+    if Path(name).expanduser().exists():
         return name, None, split or None
     above, _, config = name.rpartition("/")
     if above and (Path(above).expanduser() / "README.md").is_file():  # it names the configurations of a folder
@@ -121,7 +132,7 @@ def _library() -> Any:
     return datasets
 
 
-def _load(name: str, config: str | None, split: str | None) -> dict[str, Any]:
+def _load(name: str, config: str | None) -> dict[str, Any]:
     """The splits of a set, none of them decoded."""
     library = _library()
     if not sys.stderr.isatty():
@@ -129,16 +140,60 @@ def _load(name: str, config: str | None, split: str | None) -> dict[str, Any]:
     folder = Path(name).expanduser()
     saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
-        found = library.load_from_disk(str(folder)) if saved else library.load_dataset(str(folder), config)
+        if saved:
+            found = library.load_from_disk(str(folder))
+        elif folder.is_file():
+            found = library.load_dataset("parquet", data_files=str(folder))
+        else:
+            found = library.load_dataset(str(folder), config)
     except Exception as error:  # of the hub, of the network and of every kind of file
-        text = " ".join(str(error).split())
+        if isinstance(error.__cause__, ImportError):
+            raise SertuneError(
+                f"hf:{name}: holds loose audio files, which datasets can't take in here; fetch them, e.g. with "
+                f"hf download --repo-type dataset {name} --local-dir FOLDER, and give hf:FOLDER"
+            ) from error
+        text = " ".join(f"{error} {error.__cause__ or ''}".split())
         raise SertuneError(f"hf:{name}: can't be read ({text or type(error).__name__})") from error
-    splits = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
-    if split is not None:
-        if split not in splits:
-            raise SertuneError(f"hf:{name} has no split {split!r}; it has {', '.join(splits)}")
-        splits = {split: splits[split]}
-    return splits
+    return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+
+
+def _audio_folder(folder: Path) -> dict[str, pd.DataFrame] | None:
+    """The splits of a folder of loose audio files; None where it is something else.
+
+    As the library has it: metadata.csv, .jsonl or .parquet beside the files tells of them; without it the folder's
+    name is the label. Folders named train, validation or test are splits. (The library itself could not: it hands
+    such files to torchcodec.)
+    """
+    if not folder.is_dir():
+        return None
+    data = files_below(folder, (".parquet", ".arrow"))
+    if any(file.stem != "metadata" for file in data) or not (audio := files_below(folder)):
+        return None
+    tables = [file for file in files_below(folder, (".csv", ".jsonl", ".parquet")) if file.stem == "metadata"]
+    if tables:
+        whole = pd.concat([_metadata(file) for file in tables], ignore_index=True)
+    else:
+        whole = pd.DataFrame({"file": audio, "label": [file.parent.name for file in audio]})
+    names = [Path(os.path.relpath(file, folder)) for file in whole["file"]]
+    whole = whole.assign(file=[str(file) for file in whole["file"]], id=[name.as_posix() for name in names])
+    parts = [next((w for w in name.parts[:-1] if labels.partition(w) in labels.PARTITIONS), "train") for name in names]
+    return {part: rows.reset_index(drop=True) for part, rows in whole.groupby(pd.Series(parts), sort=False)}
+
+
+def _metadata(file: Path) -> pd.DataFrame:
+    """A table of audio files, by ``file_name`` relative to it."""
+    try:
+        if file.suffix == ".csv":
+            rows = read_table(file, ["file_name"])
+        elif file.suffix == ".jsonl":
+            rows = pd.DataFrame([json.loads(line) for line in read_text(file).splitlines() if line.strip()])
+        else:
+            rows = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise SertuneError(f"{file}: can't be read ({' '.join(str(error).split())})") from error
+    if "file_name" not in rows.columns:
+        raise SertuneError(f"{file}: no column 'file_name'; found {', '.join(map(str, rows.columns))}")
+    return rows.rename(columns={"file_name": "file"}).assign(file=[file.parent / name for name in rows["file_name"]])
 
 
 # From columns to a table
@@ -165,14 +220,14 @@ def _frame(where: str, data: Any, columns: Mapping[str, str], split: str) -> pd.
     paths = [str(path) if path is not None else None for path in _field(content[audio], "path")]
     held = ~np.asarray(_field(content[audio], "bytes", as_mask=True), dtype=bool)
     folder = cache_folder() / "hf" / f"{_plain(data._fingerprint)}-{_plain(split)}"
-    files = _written(folder, content[audio], paths, np.flatnonzero(held)) if held.any() else paths
+    files = _written(folder, content[audio], paths, np.flatnonzero(held).tolist()) if held.any() else paths
     if lacking := [i for i, file in enumerate(files) if file is None]:
         raise SertuneError(f"{where}, {split}, row {lacking[0] + 1}: no audio ({len(lacking)} such rows)")
     stems = [PurePosixPath(path or f"{i:06d}").name for i, path in enumerate(paths)]
     own = stems if len(set(stems)) == len(stems) else [f"{i:06d}" for i in range(len(stems))]
     if "id" in frame.columns and frame["id"].is_unique and frame["id"].notna().all():
         own = [str(value) for value in frame["id"]]
-    return frame.assign(file=files, id=own)
+    return frame.assign(file=pd.Series(files, dtype=object), id=own)
 
 
 def _audio_column(where: str, data: Any, columns: Mapping[str, str]) -> str | None:

@@ -194,6 +194,9 @@ def _read_text(path: Path, dtype: Any) -> tuple[pd.DataFrame, str]:
         with path.open(encoding="utf-8-sig") as stream:
             header = stream.readline()
         separator = max(_SEPARATORS, key=header.count)
+        plain = _read_plain(path, header, separator, dtype)
+        if plain is not None:
+            return plain, separator
         with warnings.catch_warnings():
             # pandas would drop what a first row has beyond the header.
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -218,6 +221,33 @@ def _read_text(path: Path, dtype: Any) -> tuple[pd.DataFrame, str]:
     except OSError as error:
         raise SertuneError(f"{path}: can't be read: {error.strerror}") from error
     return frame, separator
+
+
+def _read_plain(path: Path, header: str, separator: str, dtype: Any) -> pd.DataFrame | None:
+    """The table by Arrow, several times faster; None for all that pandas must mend or explain."""
+    import pyarrow
+    from pyarrow import csv
+
+    names = [name.strip("\r\n") for name in header.split(separator)]
+    data = path.read_bytes()
+    if (
+        '"' in header
+        or not all(names)
+        or len(set(names)) < len(names)
+        or f"{separator} ".encode() in data  # a quote after a blank is none to Arrow
+    ):
+        return None
+    kind = pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if dtype == "category" else pyarrow.string()
+    try:
+        content = csv.read_csv(
+            pyarrow.BufferReader(data),
+            parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, kind)),
+        )
+    except pyarrow.ArrowInvalid:
+        return None
+    frame: pd.DataFrame = content.to_pandas()
+    return frame if list(frame.columns) == names else None
 
 
 def _named(where: str, raw: pd.DataFrame, columns: Mapping[str, str], aliases: Mapping[str, str]) -> pd.DataFrame:

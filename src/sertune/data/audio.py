@@ -25,6 +25,9 @@ SILENCE: Final = 1e-4
 END_TOLERANCE: Final = 0.1
 """Seconds by which a segment may end after its file: tables round their times."""
 
+# How the file begins that git leaves where git-lfs is not installed.
+_POINTER: Final = b"version https://git-lfs"
+
 # Sizes from here on are what a program writes that streams a WAV and does not know its length.
 _STREAMED: Final = 0x7FFFF000
 
@@ -188,11 +191,18 @@ def _open(file: str | os.PathLike[str]) -> soundfile.SoundFile:
                 reason = "empty file (0 bytes)"
             elif not os.access(path, os.R_OK):
                 reason = "may not be read (permissions)"
+            elif _is_pointer(path):
+                reason = "a git-lfs pointer, not the audio itself; run `git lfs pull` in the corpus's folder"
             else:
                 reason = "not audio that can be read (WAV, FLAC, OGG and MP3 are)"
         except OSError as problem:
             reason = problem.strerror or "can't be read"
         raise AudioError(file, reason) from error
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_POINTER)) == _POINTER
 
 
 def _frames(file: object, total: int, rate: int, start: float, end: float, crop: float | None) -> tuple[int, int]:

@@ -23,7 +23,7 @@ HOP: Final = 256
 """Samples from one frame to the next."""
 WINDOW: Final = 512
 """Samples of a frame."""
-ALIKE: Final = 0.75
+ALIKE: Final = 0.78
 """Share of equal bits from which two clips count as the same audio; .5 is chance."""
 
 _BANDS: Final = 24  # differences of neighbouring bands, hence bits

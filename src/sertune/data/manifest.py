@@ -630,7 +630,10 @@ def text_values(values: "pd.Series[Any]", missing: Collection[str] = ()) -> list
         missing: texts that stand for a missing value.
     """
     # Each text is worked on once, however often it comes: columns of speakers and raters are long and say little.
-    codes, found = pd.factorize(values)
+    try:
+        codes, found = pd.factorize(values)
+    except TypeError:  # lists and the like
+        codes, found = pd.factorize(values.map(str, na_action="ignore"))
     distinct = pd.Series(found)
     if pd.api.types.is_float_dtype(distinct.dtype) and not (distinct % 1).any():
         distinct = distinct.astype("Int64")
@@ -682,13 +685,16 @@ def _renamed(values: "pd.Series[Any]", rename: Callable[[str], str]) -> "pd.Seri
 def absolute_files(files: Sequence[str | None], folder: Path) -> list[str | None]:
     """Absolute, normalised paths; relative ones are taken from ``folder``, missing ones stay None."""
     base = str(_absolute(folder))
+    posix = os.sep == "/"
 
     def absolute(file: str | None) -> str | None:
         if file is None:
             return None
-        path = file if file.startswith(os.sep) else os.path.join(base, file)  # noqa: PTH118 - faster than paths
+        path = file
+        if not file.startswith(os.sep):
+            path = f"{base}/{file}" if posix else os.path.join(base, file)  # noqa: PTH118 - text is faster than paths
         # Most are as they should be, which is seen sooner than mended.
-        tidy = os.sep == "/" and "//" not in path and "/." not in path and path[-1] != "/"
+        tidy = posix and "//" not in path and "/." not in path and path[-1] != "/"
         return path if tidy else os.path.normpath(path)
 
     return [absolute(file) for file in files]

@@ -27,12 +27,12 @@ speaker keeps the truths of his clips, n[s, y], and is predicted as
 
     P*(k | y, s) = Q(k | y) + sqrt(v_y(n[s, y]) / v_y(n[d, y])) (P(k | y, d) - Q(k | y)),   v_y(n) = t_y^2 + w_y^2 / n,
 
-where Q is the confusion of all compared clips, d the speaker dealt to s in a random permutation, t_y^2 the variance
-between speakers beyond chance, w_y^2 that within (both by the method of moments). With as many clips from everybody
-this is the permutation of speakers between groups. The square root makes up for speakers with few clips, who differ
-more by chance; without it groups with few clips for each speaker would be flagged. What differs because groups have
+where d is the speaker dealt to s in a random permutation, t_y^2 the variance between speakers beyond chance, w_y^2 that
+within, and Q the common confusion, in which a speaker weighs 1 / v_y(n[s, y]). With as many clips from everybody this
+is the permutation of speakers between groups. The square root makes up for speakers with few clips, who differ more by
+chance; without it groups with few clips for each speaker would be flagged. What differs because groups have
 other shares of the classes stays in the simulation. For a dimension the regression of prediction on truth takes the
-place of Q, and the mean residual and the slope of each speaker are dealt out. If a column divides the clips of the same
+place of Q, and the level and the slope of each speaker are dealt out. If a column divides the clips of the same
 speaker, clips are dealt out within speaker and class (dimension: residuals within speaker); if no speakers are known,
 within class. Simulated fair models as the yardstick of gaps: Derington et al. (arXiv 2312.06270), who draw random
 predictions; dealing out speakers is ours.
@@ -182,8 +182,8 @@ def compare_categories(
         (95 % percentile bootstrap over speakers, within the group).
         ``gaps``: for each ``statistic`` (of `FORMULAS`) and ``class`` (None: overall) the ``value``, ``low`` and
         ``high`` (of the difference between the same two groups; None for what is a maximum over several differences,
-        whose bootstrap is biased), ``top`` and ``bottom`` group, ``threshold``, ``p``. `correct` adds ``p_corrected``
-        and ``verdict``.
+        whose bootstrap is biased), ``top`` and ``bottom`` group, ``threshold``, ``p``; ``at``: the class of the
+        largest difference. `correct` adds ``p_corrected`` and ``verdict``.
         ``unit``: what the fair model deals out; ``obstacle``: why there is no verdict; ``missing``: clips without a
         group; ``uar_classes``; ``draws``.
 
@@ -201,7 +201,7 @@ def compare_categories(
     observed = row_sums(rows[inside], design.group[inside], len(design.names)).reshape(-1, classes, classes)
     enough = observed.sum(axis=-1) >= MIN_PER_CLASS
     compared = design.compared
-    common = enough[compared].all(axis=0) if len(compared) else enough.any(axis=0)
+    common = enough[compared].all(axis=0) if len(compared) > 1 else observed.sum(axis=(0, 2)) > 0
 
     def of_groups(sums: Floats) -> dict[_Key, Floats]:
         return _category_scores(sums.reshape(*sums.shape[:-1], classes, classes), common)
@@ -227,7 +227,7 @@ def compare_categories(
     if design.unit == SPEAKERS:
         taken = np.isin(owners, compared)
         places = np.searchsorted(compared, owners[taken])
-        blocks = _fair_speakers(tables[taken].reshape(-1, classes, classes), places, own.sum(axis=0), draws, seed)
+        blocks = _fair_speakers(tables[taken].reshape(-1, classes, classes), places, draws, seed)
     else:
         taken = np.isin(design.group, compared)
         places = np.searchsorted(compared, design.group[taken])
@@ -557,30 +557,30 @@ def _resampled(design: _Design, rows: Floats, tables: Floats, owners: Integers, 
     return found
 
 
-def _fair_speakers(tables: Floats, places: Integers, pooled: Floats, draws: int, seed: int) -> Iterator[Floats]:
+def _fair_speakers(tables: Floats, places: Integers, draws: int, seed: int) -> Iterator[Floats]:
     """Confusion matrices of the groups under a fair model with unlike speakers; see the module's text.
 
     Args:
         tables: (U, C, C) counts of each speaker.
         places: (U,) the group of each.
-        pooled: (C, C) counts of all.
         draws, seed: of the permutations.
 
     Yields:
         (b, G, C, C).
     """
     counts = tables.sum(axis=-1)
-    confusion = _conditional(pooled, np.zeros_like(pooled))
-    own = _conditional(tables, confusion)
+    pooled = tables.sum(axis=0)
+    own = _conditional(tables, _conditional(pooled, np.zeros_like(pooled)))
     spread = counts * (1 - (own**2).sum(axis=-1))
-    within = _ratio(spread.sum(axis=0), np.maximum(counts - 1, 0).sum(axis=0), 1 - (confusion**2).sum(axis=-1))
-    residual, scale = _standardised(own - confusion, counts, within, seed)
+    spread_of_all = 1 - (_conditional(pooled, np.zeros_like(pooled)) ** 2).sum(axis=-1)
+    within = _ratio(spread.sum(axis=0), np.maximum(counts - 1, 0).sum(axis=0), spread_of_all)
+    confusion, deviation, scale = _standardised(own, counts, within, seed)
     groups = int(places.max()) + 1
-    for dealt in _permutations(len(tables), max(len(tables), groups**2) * residual[0].size, draws, seed):
+    for dealt in _permutations(len(tables), max(len(tables), groups**2) * deviation[0].size, draws, seed):
         sums = []
         for g in range(groups):
             slots = places == g
-            noise = np.einsum("uy,buyk->byk", (counts * scale)[slots], residual[dealt[:, slots]])
+            noise = np.einsum("uy,buyk->byk", (counts * scale)[slots], deviation[dealt[:, slots]])
             sums.append(counts[slots].sum(axis=0)[:, None] * confusion + noise)
         yield np.stack(sums, axis=1)
 
@@ -607,41 +607,30 @@ def _fair_regressions(tables: Floats, places: Integers, draws: int, seed: int) -
         draws, seed: of the permutations.
 
     Yields:
-        (b, G, D * 6): each speaker keeps his truths t; p = a + b t + m* + s* (t - mean t) + e, with mean residual m*,
-        slope s* and the variance of e of the speaker dealt to him, the first two scaled as in the module's text.
+        (b, G, D * 6): each speaker keeps his truths t; p = a + b t + m + s (t - his mean t) + e, with level m,
+        slope s and the variance of e of the speaker dealt to him, the first two scaled as in the module's text.
     """
     n, t, p, var_t, var_p, cov = _central(tables)
     _, mean_t, mean_p, all_t, _, all_cov = _central(tables.sum(axis=0))
-    slope = _ratio(all_cov, all_t, np.zeros_like(all_t))
-    line = mean_p + slope * (t - mean_t)
-    mean = p - line
     known = var_t > 1e-9 * np.maximum(all_t, 1e-300)
-    tilt = np.where(known, _ratio(cov, var_t, slope) - slope, 0.0)
-    left = np.maximum(var_p - 2 * slope * cov + slope**2 * var_t - tilt**2 * var_t, 0.0)
+    slopes = np.where(known, _ratio(cov, var_t, np.zeros_like(cov)), 0.0)
+    left = np.maximum(var_p - slopes * cov, 0.0)  # of e, within each speaker
     free = np.maximum(n - 1 - known, 0)
-    within = _ratio((n * left).sum(axis=0), free.sum(axis=0), (n * mean**2).sum(axis=0) / n.sum(axis=0))
-    estimates = np.stack([mean, tilt], axis=-1)[..., None]  # (U, D, 2, 1)
-    information = np.stack([n, np.where(known, n * var_t, 0.0)], axis=-1)
-    flat = estimates.reshape(len(n), -1, 1), information.reshape(len(n), -1)
-    residual, scale = _standardised(*flat, np.repeat(within, 2), seed)
-    variance = _ratio(n * left, free, np.broadcast_to(within, left.shape))  # of e, per clip
-    shape = (-1, *estimates.shape[:-1])
+    common = _ratio(all_cov, all_t, np.zeros_like(all_t))
+    rough = (p - mean_p - common * (t - mean_t)) ** 2
+    within = _ratio((n * left).sum(axis=0), free.sum(axis=0), (n * rough).sum(axis=0) / n.sum(axis=0))
+    slope, lean, steepness = _standardised(slopes[..., None], np.where(known, n * var_t, 0.0), within, seed)
+    slope = np.where(known.any(axis=0), slope[:, 0], common)
+    levels = p - slope * (t - mean_t)
+    level, offset, height = _standardised(levels[..., None], n, within, seed)
+    variance = _ratio(n * left, free, np.broadcast_to(within, left.shape))
+    groups = range(int(places.max()) + 1)
     for dealt in _permutations(len(n), 3 * tables.size, draws, seed):
-        drawn = (scale[..., None] * residual[dealt]).reshape(shape)
-        offset, lean = drawn[..., 0], drawn[..., 1]
-        rest = variance[dealt] * np.maximum(n - 1 - known, 0) / n
-        level = line + offset
-        total = slope + lean
-        own = [
-            np.ones_like(level),
-            t,
-            level,
-            var_t + t**2,
-            total**2 * var_t + rest + level**2,
-            total * var_t + t * level,
-        ]
-        sums = np.stack([n * np.broadcast_to(term, level.shape) for term in own], axis=-1)
-        groups = range(int(places.max()) + 1)
+        total = slope + steepness * lean[dealt][..., 0]
+        mean = level[:, 0] + height * offset[dealt][..., 0] + slope * (t - mean_t)
+        rest = variance[dealt] * free / n
+        own = [np.ones_like(mean), t, mean, var_t + t**2, total**2 * var_t + rest + mean**2, total * var_t + t * mean]
+        sums = np.stack([n * np.broadcast_to(term, mean.shape) for term in own], axis=-1)
         yield np.stack([sums[:, places == g].sum(axis=1).reshape(len(dealt), -1) for g in groups], axis=1)
 
 
@@ -661,35 +650,46 @@ def _fair_residuals(
         yield np.stack([flat[:, places[order] == g].sum(axis=1) for g in groups], axis=1)
 
 
-def _standardised(residual: Floats, information: Floats, within: Floats, seed: int) -> tuple[Floats, Floats]:
-    """What speakers differ by, freed of how much each is known.
+def _standardised(estimates: Floats, information: Floats, within: Floats, seed: int) -> tuple[Floats, Floats, Floats]:
+    """What speakers have in common, and what they differ by, freed of how well each is known.
+
+    The variance of an estimate is v = t^2 + within / information, t^2 that between speakers by the method of moments
+    (DerSimonian and Laird 1986, eq. 8). The common value is the mean weighted by 1 / v; a deviation from it has the
+    variance v - 1 / sum(1 / v).
 
     Args:
-        residual: (U, J, K) difference of each speaker from the common value, in J respects.
-        information: (U, J) clips it rests on, so that its variance by chance (summed over K) is within / information.
-        within: (J,) variance within speakers.
+        estimates: (U, J, K) of each speaker, in J respects.
+        information: (U, J) clips that an estimate rests on, 0 where there is none.
+        within: (J,) variance within speakers, summed over K.
         seed: of the donors for those who are not known in a respect.
 
     Returns:
-        (U, J, K) residuals divided by their standard deviation sqrt(t^2 + within / information), and (U, J) that
-        deviation, 0 where nothing is known; there the residual is that of some other speaker.
+        (J, K) common values, (U, J, K) deviations in units of the standard deviation, and (U, J) that deviation
+        sqrt(v), 0 where nothing is known; there the deviation is that of some other speaker.
     """
     known = information > 0
-    square = (residual**2).sum(axis=-1)
-    speakers = np.maximum(known.sum(axis=0) - 1, 0)
-    total = np.where(known, information, 0.0).sum(axis=0)
-    between = np.maximum(
-        _ratio((information * square).sum(axis=0) - speakers * within, total, np.zeros_like(within)), 0.0
-    )
-    variance = np.where(known, between + within / np.where(known, information, 1.0), 0.0)
-    scale = np.sqrt(variance)
-    standard = np.where(scale[..., None] > 1e-12, residual / np.maximum(scale, 1e-12)[..., None], 0.0)
+    count = known.sum(axis=0)
+    weight = np.where(known, information, 0.0)
+    total = weight.sum(axis=0)
+    centre = _ratio(np.einsum("uj,ujk->jk", weight, estimates), total[:, None], np.zeros(estimates.shape[1:]))
+    heterogeneity = (weight * ((estimates - centre) ** 2).sum(axis=-1)).sum(axis=0) - (count - 1) * within
+    reduced = total - _ratio((weight**2).sum(axis=0), total, np.zeros_like(total))
+    between = np.maximum(_ratio(heterogeneity, reduced, np.zeros_like(total)), 0.0)
+    variance = np.maximum(between + within / np.where(known, information, 1.0), 1e-12)
+    weight = np.where(known, 1 / variance, 0.0)
+    total = weight.sum(axis=0)
+    centre = _ratio(np.einsum("uj,ujk->jk", weight, estimates), total[:, None], np.zeros(estimates.shape[1:]))
+    own = variance - _ratio(np.ones_like(total), total, np.zeros_like(total))
+    usable = known & (count > 1)
+    # a permutation deals without replacement, which spreads sums by (U - 1) / U less than independent draws
+    shrink = np.sqrt(np.maximum(count - 1, 0) / np.maximum(count, 1) / np.where(usable, np.maximum(own, 1e-15), 1.0))
+    deviation = np.where(usable[..., None], (estimates - centre) * shrink[..., None], 0.0)
     rng = np.random.default_rng([seed, 1])
-    for j in range(residual.shape[1]):
+    for j in range(estimates.shape[1]):
         there = np.flatnonzero(known[:, j])
         if len(there):
-            standard[~known[:, j], j] = standard[rng.choice(there, int((~known[:, j]).sum())), j]
-    return standard, scale
+            deviation[~known[:, j], j] = deviation[rng.choice(there, int((~known[:, j]).sum())), j]
+    return centre, deviation, np.where(known, np.sqrt(variance), 0.0)
 
 
 def _permutations(units: int, size: int, draws: int, seed: int) -> Iterator[Integers]:

@@ -32,6 +32,8 @@ from sertune.model.features import Features, load_features
 from sertune.model.loading import UNUSED, check_weights, explain, hub_answers
 from sertune.model.prompt import PROMPT, Prompt
 
+LOUDEST = 1e6
+"""Largest sample, full scale 1.0, that is taken for audio; 16-bit numbers as floats, a slip that does no harm, pass."""
 SPLIT_TOLERANCE = 1e-4
 """Largest difference between the split and the whole model, relative to the size of the states."""
 SHORT_CLIP_SECONDS = 0.5
@@ -243,9 +245,12 @@ class Encoder(nn.Module):
             audio: (samples,) float32 at `rate`.
 
         Raises:
-            AudioError: the clip is shorter than the front's first window.
+            AudioError: the clip is shorter than the front's first window, or its samples are no audio.
         """
         self._check_length(audio)
+        peak = float(np.abs(audio).max(initial=0.0))
+        if peak > LOUDEST:
+            raise AudioError("clip", f"has a peak of {peak:g} times full scale; 1 is usual")
         inputs = {key: value.to(self.device) for key, value in self.features(audio).items()}
         states = self._stopped_forward(inputs)["hidden_states"]
         return LayerStates(states, torch.tensor([states.shape[1]], device=states.device))

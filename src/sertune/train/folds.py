@@ -41,12 +41,13 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
     _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
     known = sampled
-    if refits(config):
+    refit = refits(config, prepared.protocol)
+    if refit:
         both = np.sort(np.concatenate([fold.train, fold.dev]))
         known = replace(fold, train=prepared.clips.training_rows(both, config.weights, config.seed, fold.name))
         _solve_again(model, known, strengths, prepared, config)
     _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
-    baseline = _fold_baseline(folder, sampled, prepared, config, refit=refits(config))
+    baseline = _fold_baseline(folder, sampled, prepared, config, refit=refit)
     if fold.name == FINAL or prepared.protocol.final is None:
         _measure_source(model, known.train, prepared, config)
         model.save(run / "model", _model_info(prepared, fold))
@@ -74,10 +75,10 @@ def _measure_source(model: EmotionModel, rows: np.ndarray, prepared: Prepared, c
     model.head.measure_source(vectors[torch.from_numpy(back)])
 
 
-def refits(config: RunConfig) -> bool:
+def refits(config: RunConfig, protocol: Protocol) -> bool:
     """Whether what is solved, not trained, is fitted on train and dev together once dev has chosen."""
     if config.train.refit == "auto":
-        return config.split.name != "official"
+        return not protocol.own_parts
     return config.train.refit == "solved"
 
 

@@ -73,7 +73,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "format": 1,
         "sertune": __version__,
         "kind": "train",
-        "name": f"{prepared.manifest.name}, {config.method.label}, {config.split.name}",
+        "name": f"{prepared.manifest.name}, {config.method.label}, {protocol.split}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "task": task,
         **summary,
@@ -121,7 +121,7 @@ def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[
         within = config.train.choose == "within-error"
         what += ", and the latest epoch within one standard error of the best one" if within else ", and the best epoch"
     again = ""
-    if refits(config):
+    if refits(config, protocol):
         again = f"; then {'the model' if frozen else 'what is solved in it'} is fitted on train and dev together"
     text = protocol.text
     if protocol.final is not None:
