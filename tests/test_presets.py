@@ -127,6 +127,7 @@ def test_dev_chooses_the_best_epoch_where_that_is_asked_for(
             "split": "official",
             "method": {"name": "partial", "layers": 1},
             "train": {"choose": choose, "epochs": 2, "lr": 0.05, "head_lr": 0.5, "average": 0.0},
+            "audio": {"silence": 0.0, "level": 0.0},
             "baseline": False,
             "out": str(tmp_path / choose),
         }

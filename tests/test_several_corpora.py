@@ -261,11 +261,38 @@ def test_a_quieter_recording_gives_the_same_answer(run: Path, tables: dict[str, 
     assert not torch.allclose(loud, quiet, rtol=1e-2, atol=1e-2)
 
 
+def test_silence_around_a_clip_does_not_matter(run: Path) -> None:
+    model = load_model(run)
+    rng = np.random.default_rng(0)
+    speech = rng.normal(scale=0.1, size=16000).astype(np.float32)
+    quiet = (1e-5 * rng.normal(size=16000)).astype(np.float32)
+    tight, padded = (np.concatenate(parts) for parts in ((quiet[:1600], speech, quiet[:1600]), (quiet, speech, quiet)))
+    one, two = model.predict_audio([tight]), model.predict_audio([padded])
+    torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-2)
+    model.encoder.features.silence = 0.0
+    assert not torch.allclose(one, model.predict_audio([padded]), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("samples", [1, 10, 159, 160, 400, 16000])
+def test_trimming_leaves_the_loud_part_whole(samples: int) -> None:
+    from sertune.model.features import at_level, trimmed
+
+    loud = np.random.default_rng(0).normal(size=samples).astype(np.float32)
+    assert np.array_equal(trimmed(loud, 16000, 0.1), loud)
+    padded = np.concatenate([np.zeros(5000, dtype=np.float32), loud, np.zeros(5000, dtype=np.float32)])
+    found = trimmed(padded, 16000, 0.1)
+    assert samples <= len(found) <= samples + 2 * 1600 + 2 * 160
+    assert np.square(found).sum() == pytest.approx(np.square(loud).sum(), rel=1e-5)
+    silence = np.zeros(samples, dtype=np.float32)
+    assert np.array_equal(at_level(trimmed(silence, 16000, 0.1), -26), silence)
+
+
 def test_a_model_from_before_the_level_takes_samples_as_they_are(run: Path, tmp_path: Path) -> None:
     description = json.loads((run / "model" / "model.json").read_text())
     assert description["audio"]["level"] == -26.0
-    del description["audio"]["level"]
+    del description["audio"]["level"], description["audio"]["silence"]
     (tmp_path / "model.json").write_text(json.dumps(description))
     (tmp_path / "model.safetensors").write_bytes((run / "model" / "model.safetensors").read_bytes())
-    assert load_model(tmp_path).encoder.features.level == 0.0
+    features = load_model(tmp_path).encoder.features
+    assert (features.level, features.silence) == (0.0, 0.0)
     assert load_model(run).encoder.features.level == -26.0

@@ -24,6 +24,9 @@ class AudioConfig:
     """Longest part of a clip that is used, in seconds from its start. Longer files are predicted in windows."""
     min_seconds: float = 0.05
     """Clips shorter than this are bad files."""
+    silence: float = 0.1
+    """Longest silence kept at either end of a clip, in seconds, so that it does not matter how a corpus was cut; silent
+    is what is 40 dB below the loudest 10 ms. 0: all of it."""
     level: float = -26.0
     """RMS level in dB of full scale that every clip is brought to before the encoder, so that the recording's gain does
     not matter; 0: as it is."""
@@ -409,6 +412,7 @@ def validate(config: RunConfig) -> None:
         config.audio.crop,
         f"no less than audio.min_seconds = {config.audio.min_seconds}",
     )
+    _need(config.audio.silence >= 0, "audio.silence", config.audio.silence, "seconds, 0 or more")
     _need(-80 <= config.audio.level <= 0, "audio.level", config.audio.level, "dB from -80, below 0, or 0: as it is")
     for key in ("limit_gib", "disk_gib"):
         _need(getattr(config.cache, key) >= 0, f"cache.{key}", getattr(config.cache, key), "GiB, 0 or more")

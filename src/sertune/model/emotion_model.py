@@ -76,7 +76,7 @@ class EmotionModel(nn.Module):
         self.encoder = encoder
         self.spec = spec
         self.target = spec.target
-        encoder.features.level = spec.audio.level
+        encoder.features.silence, encoder.features.level = spec.audio.silence, spec.audio.level
         apply_methods(encoder, spec.method)
         self.head = Head(spec.head, encoder.depth, encoder.cut, encoder.width, spec.target.outputs)
         if encoder.cut < encoder.depth and encoder.depth not in self.head.layers:
@@ -338,8 +338,12 @@ def _read_description(file: Path) -> tuple[ModelSpec, dict[str, str], dict[str, 
         if description["format"] > FORMAT:
             raise SertuneError(f"has format {description['format']}, this sertune reads up to {FORMAT}; update sertune")
         base = {key: str(description["encoder"][key]) for key in ("name", "path", "digest")}
-        # models from before there was a level took samples as they were
-        audio = {"level": 0.0, **{key: value for key, value in description["audio"].items() if key != "rate"}}
+        # models from before these settings took samples as they were
+        audio = {
+            "silence": 0.0,
+            "level": 0.0,
+            **{key: value for key, value in description["audio"].items() if key != "rate"},
+        }
         settings = from_dict({"method": description["method"], "head": description["head"], "audio": audio})
         target = target_from(description["target"])
         return (

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from sertune.errors import SertuneError
 
+SILENT_DB = 40.0
+
 
 class Features:
     """One clip's samples as the model's keyword inputs, never padded.
@@ -18,6 +20,7 @@ class Features:
         assumed: a sentence for the report where the folder did not say how to prepare audio.
 
     Attributes:
+        silence: longest silence in seconds that is kept at either end; 0 keeps all.
         level: RMS level in dB of full scale that every clip is brought to; 0 leaves it as it is.
     """
 
@@ -26,6 +29,7 @@ class Features:
         self.rate = int(extractor.sampling_rate)
         self.hop = int(getattr(extractor, "hop_length", 0))
         self.assumed = assumed
+        self.silence = 0.0
         self.level = 0.0
 
     def __call__(self, audio: np.ndarray) -> dict[str, Tensor]:
@@ -33,6 +37,8 @@ class Features:
         options: dict[str, Any] = {"sampling_rate": self.rate, "return_tensors": "pt", "padding": False}
         if self.hop:  # Whisper's would be cut and padded to 30 s
             options |= {"truncation": False}
+        if self.silence:
+            audio = trimmed(audio, self.rate, self.silence)
         if self.level:
             audio = at_level(audio, self.level)
         # mel spectra are float32 whatever the precision of the model
@@ -40,6 +46,23 @@ class Features:
             made = self.extractor(audio, **options)
         key = "input_values" if "input_values" in made else "input_features"
         return {key: made[key].to(torch.float32)}
+
+
+def trimmed(audio: np.ndarray, rate: int, longest: float) -> np.ndarray:
+    """Samples (N,) with at most ``longest`` seconds of silence at either end.
+
+    Silent is what is `SILENT_DB` below the loudest 10 ms. Under mean pooling silence around the speech shifts every
+    vector, and corpora differ in how they are cut.
+    """
+    hop = rate // 100
+    count = len(audio) // hop
+    energy = np.square(audio[: count * hop], dtype=np.float64).reshape(count, hop).mean(1)
+    if not count or not energy.any():
+        return audio
+    loud = np.flatnonzero(energy > energy.max() * 10 ** (-SILENT_DB / 10))
+    keep = round(longest * rate)
+    last = len(audio) if loud[-1] == count - 1 else (int(loud[-1]) + 1) * hop + keep
+    return audio[max(0, int(loud[0]) * hop - keep) : last]
 
 
 def at_level(audio: np.ndarray, level: float) -> np.ndarray:

@@ -100,6 +100,7 @@ def states_key(encoder: Encoder, precision: str, layer: int | None, dtype: str) 
         "model": _digest(model),
         "features": _digest(encoder.features.extractor.to_dict()),
         "rate": encoder.rate,
+        "silence": encoder.features.silence,
         "level": encoder.features.level,
         "precision": precision,
         "layer": "pooled" if layer is None else layer,
