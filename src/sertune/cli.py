@@ -247,10 +247,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("model", help="a run folder, or its model/")
     parser.add_argument("--data", action="append", required=True, help="as for train; repeatable")
     parser.add_argument("--out", required=True, help="folder for report.json, report.html and predictions.parquet")
-    parser.add_argument(
-        "--label-map", default="", metavar="MAP",
-        help="as for train; none: labels as they are (default: the map that the model was trained with)",
-    )  # fmt: skip
+    _add_label_map(parser)
     parser.add_argument(
         "--absent", default="mask", choices=("keep", "mask", "drop"),
         help="a class of the model that the data lacks: keep: may be predicted, and is then wrong; mask: gets no "
@@ -272,6 +269,13 @@ def evaluate(arguments: Sequence[str]) -> int:
         score(model, data, Path(options.out), Options(options.adapt, options.absent, skip_bad=options.skip_bad))
     )
     return 0
+
+
+def _add_label_map(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--label-map", default="", metavar="MAP",
+        help="as for train; none: labels as they are (default: the map that the model was trained with)",
+    )  # fmt: skip
 
 
 def _add_adapt(parser: argparse.ArgumentParser) -> None:
@@ -296,6 +300,7 @@ def audit(arguments: Sequence[str]) -> int:
         help="distortions such as telephone or babble-10, or kinds: noise level clipping bandwidth speed codec room "
         "faults (default: all)",
     )  # fmt: skip
+    _add_label_map(parser)
     parser.add_argument("--clips", type=int, default=500, help="most clips to distort (default 500); groups take all")
     parser.add_argument("--seed", type=int, default=0, help="of the clips, the noise and the draws (default 0)")
     parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
@@ -304,15 +309,15 @@ def audit(arguments: Sequence[str]) -> int:
     options = parser.parse_args(_columns_as_pairs(arguments))
     from sertune.apps.audit import audit as look
     from sertune.apps.audit import check_request, show
-    from sertune.corpora import read_all
+    from sertune.apps.evaluate import read_for
     from sertune.model.emotion_model import load_model
 
     out = Path(options.out)
     check_request(out, options.conditions, options.clips)
-    manifest = read_all(options.data, dict(options.columns))
     model = load_model(options.model, encoder=options.encoder)
+    data = read_for(model, options.data, dict(options.columns), options.label_map)
     look(
-        model, manifest, out, groups=options.groups, conditions=options.conditions, clips=options.clips,
+        model, data.manifest, out, groups=options.groups, conditions=options.conditions, clips=options.clips,
         skip_bad=options.skip_bad, seed=options.seed,
     )  # fmt: skip
     show(json.loads((out / "report.json").read_text(encoding="utf-8")))
@@ -408,14 +413,19 @@ def check(arguments: Sequence[str]) -> int:
     for name, kind in (("folds", int), ("test", float), ("dev", float), ("dev_speakers", int)):
         parser.add_argument(f"--split.{name}", dest=name, type=kind, metavar="N", help="as for train")
     parser.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
+    parser.add_argument("--label-map", default="", metavar="MAP", help="look at the split under this map, as for train")
     _add_columns(parser)
     options = parser.parse_args(_columns_as_pairs(arguments))
     from sertune.apps.check import audit, show, show_split, with_agreement
     from sertune.config import SplitConfig
     from sertune.corpora import read_all
     from sertune.data.audit import check as look
+    from sertune.data.label_map import apply_map, find_map
     from sertune.progress import progress
 
+    if options.label_map and options.split is None:
+        raise SertuneError("--label-map: is for a split; name one with --split")
+    label_map = find_map(options.label_map) if options.label_map else None
     manifest = read_all(options.data, dict(options.columns), strict=False)
     done = 0
     with progress("Checking", len(manifest)) as advance:
@@ -435,7 +445,8 @@ def check(arguments: Sequence[str]) -> int:
         raise SertuneError(f"--split.{next(iter(given))}: there is no split to look at; name one with --split")
     split = None
     if options.split is not None:
-        split = audit(manifest, found, SplitConfig(name=options.split, **given), options.seed)
+        mapped = apply_map(manifest, label_map).manifest if label_map is not None else manifest
+        split = audit(mapped, found, SplitConfig(name=options.split, **given), options.seed)
     if options.json:
         print(found.to_json(split))
     else:

@@ -80,7 +80,9 @@ def read_for(
     return read_spaces(specs, columns, label_map=find_map(label_map))
 
 
-def evaluate(model: EmotionModel, data: Reading, out: Path, options: Options | None = None) -> Path:
+def evaluate(
+    model: EmotionModel, data: Reading, out: Path, options: Options | None = None, clips: "Clips | None" = None
+) -> Path:
     """Predicts every clip that has the target; ``out`` gets ``report.json``, ``report.html``, ``predictions.parquet``.
 
     It appears when it is complete. With adaptation ``metrics`` are those of the adapted model, and ``plain`` holds
@@ -91,6 +93,7 @@ def evaluate(model: EmotionModel, data: Reading, out: Path, options: Options | N
         data: labelled, in the model's label space and scales.
         out: a new or empty folder.
         options: the defaults if not given.
+        clips: what `encode` made of the same data, if it was called before.
 
     Raises:
         SertuneError: no clip has the target, the folder is taken or can't be written, a file can't be used, or an
@@ -106,7 +109,9 @@ def evaluate(model: EmotionModel, data: Reading, out: Path, options: Options | N
     chosen, warnings = scorable(data.manifest, model.target)
     target, present = _label_space(model.target, chosen, options.absent)
     allowed = present if options.absent != "keep" else None
-    clips = _look(model, chosen, options.skip_bad)
+    if clips is not None:
+        began -= clips.spent
+    clips = clips or encode(model, chosen, skip_bad=options.skip_bad)
     chosen = chosen.select(clips.rows)
     score = _Scorer(model, target, chosen, clips, options.seed)
     table, summary = score(options.adapt, allowed)
@@ -228,19 +233,33 @@ def _label_space(target: Target, manifest: Manifest, absent: Absent) -> tuple[Ta
 
 
 @dataclass
-class _Clips:
-    """What was read: vectors, positions of the good rows, digests of their samples, bad files, seconds of audio."""
+class Clips:
+    """What was read: vectors, positions of the good rows, digests of their samples, bad files, seconds of audio.
+
+    Attributes:
+        spent: seconds that it took.
+    """
 
     vectors: list[Vectors]
     rows: np.ndarray
     digests: list[str]
     skipped: list[dict[str, str]]
     seconds: float
+    spent: float
 
 
-def _look(model: EmotionModel, manifest: Manifest, skip_bad: bool) -> _Clips:
-    """Every clip through the encoder."""
-    frame = manifest.utterances
+def encode(model: EmotionModel, manifest: Manifest, *, skip_bad: bool = False) -> Clips:
+    """Every clip through the encoder; `evaluate` takes it, for several ways to score the same clips.
+
+    Args:
+        model: loaded.
+        manifest: clips that have the model's target, as `scorable` gives them.
+        skip_bad: go on without files that can't be used.
+
+    Raises:
+        SertuneError: a file that can't be used, or none that can.
+    """
+    frame, began = manifest.utterances, time.perf_counter()
     vectors: list[Vectors] = []
     rows, digests, skipped, seconds = [], [], [], 0.0
     columns = (frame[name].tolist() for name in ("file", "start", "end"))
@@ -264,13 +283,13 @@ def _look(model: EmotionModel, manifest: Manifest, skip_bad: bool) -> _Clips:
             f"{manifest.name}: none of the {len(frame)} files can be used; the first: "
             f"{skipped[0]['file']}: {skipped[0]['reason']}"
         )
-    return _Clips(vectors, np.array(rows, dtype=np.int64), digests, skipped, seconds)
+    return Clips(vectors, np.array(rows, dtype=np.int64), digests, skipped, seconds, time.perf_counter() - began)
 
 
 class _Scorer:
     """Scores the same clips under one adaptation or another."""
 
-    def __init__(self, model: EmotionModel, target: Target, manifest: Manifest, clips: _Clips, seed: int) -> None:
+    def __init__(self, model: EmotionModel, target: Target, manifest: Manifest, clips: Clips, seed: int) -> None:
         self.model, self.target, self.manifest, self.clips, self.seed = model, target, manifest, clips, seed
         self.task = task_of(target)
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from sertune import __version__
 from sertune.apps.compare import signed
-from sertune.apps.evaluate import ABSENT, Options, evaluate, read_for
+from sertune.apps.evaluate import ABSENT, Clips, Options, encode, evaluate, read_for, scorable
 from sertune.apps.report import MINUS, NONE, bracket, metric_name, number, plain, template
 from sertune.config import load_yaml
 from sertune.corpora.reading import Reading
@@ -156,6 +156,7 @@ def _test(plan: _Plan, test: _Test, model: EmotionModel, methods: Iterable[str])
     reading = read_for(model, [spec], _columns_for(spec, settings["columns"]))
     reading, why = _comparable(model, reading, test.source["name"])
     failures = []
+    clips: Clips | None = None  # encoded once for all methods
     for method in methods:
         out = test.folder(plan.folder, method)
         reason = why or _no_adaptation(reading.manifest, method)
@@ -163,8 +164,10 @@ def _test(plan: _Plan, test: _Test, model: EmotionModel, methods: Iterable[str])
             with new_folder(out) as work:
                 (work / EMPTY).write_text(json.dumps({"reason": reason}, ensure_ascii=False), encoding="utf-8")
             continue
+        options = Options(method, plan.absent, settings["skip_bad"], settings["seed"])
         try:
-            evaluate(model, reading, out, Options(method, plan.absent, settings["skip_bad"], settings["seed"]))
+            clips = clips or encode(model, scorable(reading.manifest, model.target)[0], skip_bad=options.skip_bad)
+            evaluate(model, reading, out, options, clips)
         except SertuneError as error:
             failures.append(Failure(out.name, str(error)))
             say(f"  failed: {error}")
