@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import soundfile
 
-from sertune.corpora import corpus, list_corpora, names, published, read_all, read_data
+from sertune.corpora import corpus, keep_apart, list_corpora, names, published, read_all, read_data
 from sertune.data.audio import read_audio
 from sertune.data.labels import CATEGORIES, DIMENSIONS
 from sertune.data.manifest import Manifest, Scheme
@@ -536,3 +536,19 @@ def test_the_real_files_are_sound(real: Path) -> None:
         found = check(read_data(spec))
         assert found.usable.all()
         assert not [p for p in found.problems if p.severity == "error"]
+
+
+def test_raters_of_one_name_in_two_corpora_are_two_people(tmp_path: Path) -> None:
+    for name in ("msp_improv", "msp_podcast"):
+        corpus(name).example(tmp_path / name)
+    one, two = (read_data(f"{name}:{tmp_path / name}") for name in ("msp_improv", "msp_podcast"))
+    assert one.ratings is not None
+    assert two.ratings is not None
+    ratings = two.ratings.assign(rater=str(one.ratings["rater"].iat[0]))
+    ratings = ratings.drop_duplicates(["utterance", "rater", "attribute"])
+    three = Manifest(two.name, two.utterances, two.schemes, ratings)
+    apart = [set(m.ratings["rater"]) for m in keep_apart([one, three]) if m.ratings is not None]
+    assert not apart[0] & apart[1]
+    assert all(name.startswith("msp_improv/") for name in apart[0])
+    unlike = [set(m.ratings["rater"]) for m in keep_apart([one]) if m.ratings is not None]
+    assert unlike == [set(one.ratings["rater"])]

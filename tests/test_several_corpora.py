@@ -248,6 +248,26 @@ def test_one_shared_class_can_be_scored_against_all(run: Path, tables: dict[str,
     assert 0 <= report["metrics"]["uar"]["value"] <= 1
 
 
+def test_a_split_is_looked_at_under_a_map(tables: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    def trivial(*flags: str) -> dict[str, Any]:
+        assert main(["check", tables["whole"], tables["part"], "--split", "speaker", "--json", *flags]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)["split"]["trivial"]["metrics"]["uar"]
+        return found
+
+    assert trivial("--label-map", "4class")["chance"] == pytest.approx(1 / 4)
+    assert trivial()["chance"] == pytest.approx(1 / 5)
+    assert main(["check", tables["part"], "--label-map", "4class"]) == 1
+    assert "--label-map: is for a split; name one with --split" in capsys.readouterr().err
+    assert main(["check", tables["part"], "--split", "speaker", "--label-map", "4clas"]) == 1
+    assert "did you mean '4class'" in capsys.readouterr().err
+
+
+def test_an_audit_knows_the_models_label_map(run: Path, tables: dict[str, str], tmp_path: Path) -> None:
+    flags = ["--data", tables["part"], "--out", str(tmp_path / "audit"), "--clips", "4", "--conditions", "telephone"]
+    assert main(["audit", str(run), *flags]) == 0
+    assert json.loads((tmp_path / "audit" / "report.json").read_text())["data"]["utterances"] == 12
+
+
 # The level
 
 

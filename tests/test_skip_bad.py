@@ -109,3 +109,24 @@ def test_nothing_to_predict_is_an_error(tiny_run: Path, tmp_path: Path, capsys: 
     shown = capsys.readouterr()
     assert shown.out == f"{tmp_path / 'a.wav'}: not predicted: empty file (0 bytes)\n"
     assert shown.err == "sertune: none of the 1 files can be used\n"
+
+
+def test_half_a_corpus(tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.read_csv(tiny_corpus / "utterances.csv")
+    table["file"] = [str(tiny_corpus / f) if i % 2 else f"/half/{i}.wav" for i, f in enumerate(table["file"])]
+    table[["file", "emotion", "speaker"]].to_csv(tmp_path / "half.csv", index=False)
+    assert main(["train", "--data", str(tmp_path / "half.csv"), "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "half: 8 of 16 audio files are not there, the first: /half/0.wav; is the copy complete?" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_many_files_share_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{i}.wav,anger,s{i % 3}" for i in range(40)]
+    (tmp_path / "gone.csv").write_text("\n".join(["file,emotion,speaker", *rows]))
+    assert main(["check", str(tmp_path / "gone.csv")]) == 1
+    said = capsys.readouterr().out
+    assert said.count("no such file") == 6
+    assert "error: no such file: 35 more files (--json lists all)" in said
+    assert main(["check", str(tmp_path / "gone.csv"), "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["problems"]) == 40

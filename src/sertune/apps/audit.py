@@ -154,12 +154,7 @@ def audit(
             "hours": round(tried.seconds / 3600, 4),
             "names": [chosen.name],
         },
-        "encoder": {
-            "name": model.encoder.name,
-            "digest": model.encoder.digest,
-            "layers": model.encoder.depth,
-            "width": model.encoder.width,
-        },
+        "encoder": model.encoder.described(),
         "method": model.spec.method.described(),
         "cost": {"seconds_total": round(time.perf_counter() - began, 3)},
         "warnings": [*seen, *warnings, *summary["warnings"]],

@@ -1,6 +1,8 @@
 """What `sertune check` prints."""
 
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from sertune.config import SplitConfig
 from sertune.corpora import published
 from sertune.corpora.cremad import ANONYMOUS
-from sertune.data.audit import Check, audit_split
+from sertune.data.audit import Check, Problem, audit_split
 from sertune.data.labels import DIMENSIONS
 from sertune.data.manifest import Manifest, outside_scheme
 from sertune.data.splits import make_protocol
@@ -27,6 +29,9 @@ from sertune.metrics.agreement import (
 
 MOST_SPEAKERS = 30
 MOST_FOLDS = 12
+MOST_ALIKE = 12
+"""Problems of one message that are listed file by file; of more, the first `FIRST_ALIKE` are."""
+FIRST_ALIKE = 5
 
 
 def audit(manifest: Manifest, found: Check, split: SplitConfig, seed: int = 0) -> dict[str, Any]:
@@ -142,10 +147,23 @@ def show(manifest: Manifest, found: Check) -> str:
     if not found.problems:
         return "\n".join([*lines, "nothing wrong was found"])
     lines.append(f"{errors} errors, {warnings} warnings:")
-    for problem in found.problems:
+    return "\n".join([*lines, *_problem_lines(found.problems)])
+
+
+def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
+    """A line each; of one message that many files share the first few, then how many more."""
+    total = Counter(problem.message for problem in problems)
+    shown: Counter[str] = Counter()
+    for problem in problems:
+        shown[problem.message] += 1
+        many = total[problem.message] > MOST_ALIKE
+        if many and shown[problem.message] > FIRST_ALIKE:
+            if shown[problem.message] == total[problem.message]:
+                rest = total[problem.message] - FIRST_ALIKE
+                yield f"  {problem.severity}: {problem.message}: {rest} more files (--json lists all)"
+            continue
         where = f"{problem.file} (row {problem.row}): " if problem.row is not None else ""
-        lines.append(f"  {problem.severity}: {where}{problem.message}")
-    return "\n".join(lines)
+        yield f"  {problem.severity}: {where}{problem.message}"
 
 
 def _line(name: str, counts: dict[str, Any]) -> str:

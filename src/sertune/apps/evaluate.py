@@ -143,12 +143,7 @@ def evaluate(
             "trainable_parameters": 0,
             "real_time_factor": round((time.perf_counter() - began) / max(clips.seconds, 1e-9), 5),
         },
-        "encoder": {
-            "name": model.encoder.name,
-            "digest": model.encoder.digest,
-            "layers": model.encoder.depth,
-            "width": model.encoder.width,
-        },
+        "encoder": model.encoder.described(),
         "method": model.spec.method.described(),
         "data": {
             "utterances": len(chosen),

@@ -5,7 +5,7 @@ Nothing heavy is imported until a corpus is read. A new corpus is a new file in 
 
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -144,14 +144,17 @@ def read_all(specs: Sequence[str], columns: Mapping[str, str] | None = None, *, 
     """Read several ``--data`` and put them together (`sertune.data.manifest.concat`).
 
     Where two corpora have readers of their own and name speakers alike, they are other people: the corpus's
-    name goes in front (``emodb/03``). Tables may be parts of one corpus: their speakers keep their names.
+    name goes in front (``emodb/03``); raters likewise. Tables may be parts of one corpus: their speakers keep their
+    names. Dimensions are converted to the scale of the first that has them.
     """
+    from sertune.data.label_map import to_one_scale
     from sertune.data.manifest import concat
 
     if not specs:
         raise SertuneError("no data given: name a corpus or a table, e.g. --data emodb:FOLDER")
     check_columns(specs, columns)
-    return concat(keep_apart([read_data(spec, columns, strict=strict) for spec in specs]))
+    manifests, _ = to_one_scale([read_data(spec, columns, strict=strict) for spec in specs])
+    return concat(keep_apart(manifests))
 
 
 def check_columns(specs: Sequence[str], columns: Mapping[str, str] | None) -> None:
@@ -163,17 +166,30 @@ def check_columns(specs: Sequence[str], columns: Mapping[str, str] | None) -> No
 
 
 def keep_apart(manifests: "Sequence[Manifest]") -> "list[Manifest]":
-    """The manifests, for `concat`: speakers of corpora told apart where two corpora share a name."""
+    """The manifests, for `concat`: speakers and raters told apart where two corpora share a name of theirs."""
     speakers: dict[str, set[str]] = {}
+    raters: dict[str, set[str]] = {}
     for m in manifests:
         if m.name in names():
             speakers.setdefault(m.name, set()).update(m.utterances["speaker"].dropna())
-    union = [speaker for group in speakers.values() for speaker in group]
-    if len(union) == len(set(union)):
-        return list(manifests)
-    return [
-        replace(m, utterances=m.utterances.assign(speaker=(m.name + "/" + m.utterances["speaker"]).astype(object)))
-        if m.name in speakers
-        else m
-        for m in manifests
-    ]
+            raters.setdefault(m.name, set()).update(m.ratings["rater"] if m.ratings is not None else ())
+    clash = _share_a_name(speakers.values()), _share_a_name(raters.values())
+    return [_prefixed(m, *clash) if m.name in speakers else m for m in manifests]
+
+
+def _share_a_name(groups: Iterable[set[str]]) -> bool:
+    every = [name for group in groups for name in group]
+    return len(every) > len(set(every))
+
+
+def _prefixed(manifest: "Manifest", speakers: bool, raters: bool) -> "Manifest":
+    """The corpus's name before its speakers and raters."""
+    if speakers:
+        frame = manifest.utterances
+        named = frame.assign(speaker=(manifest.name + "/" + frame["speaker"]).astype(object))
+        manifest = replace(manifest, utterances=named)
+    if raters and manifest.ratings is not None:
+        rated = manifest.ratings
+        named = rated.assign(rater=(manifest.name + "/" + rated["rater"]).astype(object))
+        manifest = replace(manifest, ratings=named)
+    return manifest

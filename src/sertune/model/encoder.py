@@ -236,6 +236,10 @@ class Encoder(nn.Module):
             self._digest = digest.hexdigest()
         return self._digest
 
+    def described(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"name": self.name, "digest": self.digest, "layers": self.depth, "width": self.width}
+
     # -- forward -----------------------------------------------------------------------------------------------
 
     def front(self, audio: np.ndarray) -> "LayerStates":

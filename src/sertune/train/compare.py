@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,32 +158,46 @@ def open_comparison(base: RunConfig, methods: Iterable[str] = (), seeds: Iterabl
     if not base.out:
         raise SertuneError("no folder: say where the comparison goes with --out DIR")
     comparison = Comparison(Path(base.out), base, tuple(variants.values()), numbers)
-    _check_folder(comparison)
+    check_set(comparison.folder, "compare.yaml", "comparison", comparison.base, FREE)
     comparison.folder.mkdir(parents=True, exist_ok=True)
     record: Any = _Record([*variants], [*numbers], base)
     write_text(comparison.folder / "compare.yaml", dump_yaml(record))
     return comparison
 
 
-def _check_folder(comparison: Comparison) -> None:
-    folder, file = comparison.folder, comparison.folder / "compare.yaml"
+def check_set(
+    folder: Path, name: str, what: str, base: RunConfig, free: Sequence[str], extra: Mapping[str, Any] | None = None
+) -> None:
+    """Raises `SertuneError` unless a folder is new, or holds a set of runs with the same settings.
+
+    Args:
+        folder: of the set.
+        name: of the YAML file in it that says what is there.
+        what: the set in a word, e.g. "comparison".
+        base: settings that all runs share.
+        free: keys that may differ.
+        extra: other entries of the file that must be the same.
+    """
+    file = folder / name
     if folder.is_file():
-        raise SertuneError(f"{folder}: is a file; expected a new folder for the comparison")
+        raise SertuneError(f"{folder}: is a file; expected a new folder for the {what}")
     check_writable(folder)
-    if not folder.exists() or {entry.name for entry in folder.iterdir()} <= {"compare.yaml.part"}:
+    if not folder.exists() or {entry.name for entry in folder.iterdir()} <= {f"{name}.part"}:
         return
     if not file.is_file():
-        raise SertuneError(f"{folder}: the folder holds something else than a comparison; choose another --out")
-    different = difference(_stored(file, load_yaml(file).get("settings")), comparison.base, FREE)
-    if different:
-        key, old, new = different
+        raise SertuneError(f"{folder}: the folder holds something else than a {what}; choose another --out")
+    record = load_yaml(file)
+    different = difference(stored_settings(file, record.get("settings")), base, free)
+    others = [(key, record.get(key), value) for key, value in (extra or {}).items() if record.get(key) != value]
+    if found := different or next(iter(others), None):
+        key, old, new = found
         raise SertuneError(
-            f"{folder}: holds a comparison with {key} = {old!r}, not {new!r}; "
+            f"{folder}: holds a {what} with {key} = {old!r}, not {new!r}; "
             "give the same settings to go on, or choose another --out"
         )
 
 
-def _stored(file: Path, settings: Any) -> RunConfig:
+def stored_settings(file: Path, settings: Any) -> RunConfig:
     """Settings that a file of the folder holds; they need not be of this version of sertune."""
     if not isinstance(settings, dict):
         raise SertuneError(f"{file}: no settings in it; choose another --out")
@@ -268,7 +282,7 @@ def _still_to_run(comparison: Comparison, variant: Variant, seed: int) -> RunCon
     run = comparison.run_folder(variant.label, seed)
     config = replace(variant.config, seed=seed, out=str(run))
     if (run / "config.yaml").is_file():
-        before = _stored(run / "config.yaml", load_yaml(run / "config.yaml"))
+        before = stored_settings(run / "config.yaml", load_yaml(run / "config.yaml"))
         different = difference(before, config, ("out", "baseline"))
         if different:
             key, old, new = different

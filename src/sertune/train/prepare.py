@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,8 @@ def assemble(config: RunConfig) -> Parts:
     label_map = find_map(config.label_map) if config.label_map else None
     reading = read_spaces(config.data, config.columns, label_map=label_map, absent=config.absent)
     manifest, target = choose_target(reading.manifest, config)
+    if not config.skip_bad:
+        _check_there(manifest)
     encoder = load_encoder(config.encoder)
     _ = encoder.digest  # before anything trains
     device = Device(config.precision, encoder.width)
@@ -100,6 +103,18 @@ def assemble(config: RunConfig) -> Parts:
     device.set_up(encoder, config)
     split(manifest, target, config)  # mistakes in the split show before the long part
     return Parts(manifest, target, encoder, initial, spec, model, device, reading, label_map)
+
+
+def _check_there(manifest: Manifest) -> None:
+    """Raises `SertuneError` where several files are missing, as of half a corpus; one is named when it is read."""
+    frame = manifest.utterances
+    unknown_length = frame["file"][frame["duration"].isna()]  # a reader that found a file knows its length
+    missing = [file for file in unknown_length if not Path(file).exists()]
+    if len(missing) > 1:
+        raise SertuneError(
+            f"{manifest.name}: {len(missing)} of {len(frame)} audio files are not there, the first: {missing[0]}; is "
+            "the copy complete? (--skip-bad goes on without them)"
+        )
 
 
 @torch.no_grad()

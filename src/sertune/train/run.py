@@ -14,7 +14,6 @@ from sertune.config import RunConfig
 from sertune.data.splits import Protocol
 from sertune.metrics.summary import compare, summarise
 from sertune.model.emotion_model import EmotionModel
-from sertune.model.encoder import Encoder
 from sertune.model.predictions import task_of
 from sertune.model.targets import CategoryTarget
 from sertune.train.device import describe_machine
@@ -83,7 +82,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "protocol": _protocol(protocol, config, interval, prepared.notes),
         "audit": prepared.audit,
         "cost": _cost(results, prepared, seconds),
-        "encoder": _encoder(prepared.encoder),
+        "encoder": prepared.encoder.described(),
         "method": {**config.method.described(), "cut": prepared.encoder.cut},
         "data": _data(prepared, config),
         "warnings": [*prepared.warnings, *extra],
@@ -156,10 +155,6 @@ def _cost(results: list[dict[str, Any]], prepared: Prepared, seconds: float) -> 
         "cache_mib": round(states.disk_bytes / 2**20, 1),
         "clips_encoded": states.passes,
     }
-
-
-def _encoder(encoder: Encoder) -> dict[str, Any]:
-    return {"name": encoder.name, "digest": encoder.digest, "layers": encoder.depth, "width": encoder.width}
 
 
 def _data(prepared: Prepared, config: RunConfig) -> dict[str, Any]:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from sertune.config import RunConfig, dump_yaml, from_dict, load_yaml
+from sertune.config import RunConfig, dump_yaml, load_yaml
 from sertune.corpora import check_columns, corpus
 from sertune.data.label_map import Absent
 from sertune.errors import SertuneError, unknown
-from sertune.files import check_writable
 from sertune.model.adapt import METHODS
 from sertune.progress import say
-from sertune.train.compare import difference
+from sertune.train.compare import check_set, difference, stored_settings
 from sertune.train.folder import write_text
 
 FILE: Final = "transfer.yaml"
@@ -184,7 +183,7 @@ def open_transfer(
     if not base.out:
         raise SertuneError("no folder: say where the transfer goes with --out DIR")
     transfer = Transfer(Path(base.out), base, sources, methods, leave_one_out, absent)
-    _check_folder(transfer)
+    check_set(transfer.folder, FILE, "transfer", transfer.base, FREE, {"absent": transfer.absent})
     transfer.folder.mkdir(parents=True, exist_ok=True)
     record: Any = _Record([*sources], [*methods], leave_one_out, absent, base)
     write_text(transfer.folder / FILE, dump_yaml(record))
@@ -200,37 +199,6 @@ def _adaptations(names: Iterable[str], target: str) -> tuple[str, ...]:
         if target != "category" and name in FOR_CATEGORIES:
             raise SertuneError(f"adapt {name}: is for categories, not for dimensions; corpus and speaker are for both")
     return chosen
-
-
-def _check_folder(transfer: Transfer) -> None:
-    folder, file = transfer.folder, transfer.folder / FILE
-    if folder.is_file():
-        raise SertuneError(f"{folder}: is a file; expected a new folder for the transfer")
-    check_writable(folder)
-    if not folder.exists() or {entry.name for entry in folder.iterdir()} <= {f"{FILE}.part"}:
-        return
-    if not file.is_file():
-        raise SertuneError(f"{folder}: the folder holds something else than a transfer; choose another --out")
-    record = load_yaml(file)
-    found = difference(_stored(file, record.get("settings")), transfer.base, FREE)
-    if not found and record.get("absent") != transfer.absent:
-        found = "absent", record.get("absent"), transfer.absent
-    if found:
-        key, old, new = found
-        raise SertuneError(
-            f"{folder}: holds a transfer with {key} = {old!r}, not {new!r}; "
-            "give the same settings to go on, or choose another --out"
-        )
-
-
-def _stored(file: Path, settings: Any) -> RunConfig:
-    """Settings that a file of the folder holds; they need not be of this version of sertune."""
-    if not isinstance(settings, dict):
-        raise SertuneError(f"{file}: no settings in it; choose another --out")
-    try:
-        return from_dict(settings)
-    except SertuneError as error:
-        raise SertuneError(f"{file}: {error}; choose another --out") from None
 
 
 def run_all(transfer: Transfer, run_one: Callable[[RunConfig], object]) -> list[Failure]:
@@ -280,7 +248,7 @@ def _finished(run: Run) -> bool:
     folder = Path(run.config.out)
     if not (folder / "config.yaml").is_file():
         return False
-    before = _stored(folder / "config.yaml", load_yaml(folder / "config.yaml"))
+    before = stored_settings(folder / "config.yaml", load_yaml(folder / "config.yaml"))
     found = difference(before, run.config, ("out",))
     if found:
         key, old, new = found
