@@ -13,7 +13,7 @@ from families import FAMILIES, save_family
 from safetensors.torch import load_file
 
 import sertune
-from sertune.config import AdapterConfig, HeadConfig, LoraConfig, MethodConfig, PromptConfig
+from sertune.config import AdapterConfig, AudioConfig, HeadConfig, LoraConfig, MethodConfig, PromptConfig
 from sertune.data.batch import collate, pad_states
 from sertune.errors import SertuneError
 from sertune.model.emotion_model import EmotionModel, ModelSpec, load_model
@@ -100,7 +100,8 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 def build(encoder: Encoder, method: MethodConfig, **head: Any) -> EmotionModel:
     torch.manual_seed(0)
     options = HeadConfig(**{"dropout": 0.0, "mix": "last", **head})
-    return EmotionModel(encoder, ModelSpec(encoder.name, method, options, CategoryTarget(("a", "b", "c")))).eval()
+    spec = ModelSpec(encoder.name, method, options, CategoryTarget(("a", "b", "c")), AudioConfig(silence=0, level=0))
+    return EmotionModel(encoder, spec).eval()
 
 
 @torch.no_grad()

@@ -61,9 +61,8 @@ def noise(seconds: float) -> np.ndarray:
 
 
 def build(name: str, lora: LoraConfig, layers: Any = 2, method: str = "lora") -> EmotionModel:
-    spec = ModelSpec(
-        name, MethodConfig(method, layers, lora=lora), HeadConfig(), CategoryTarget(("a", "b")), AudioConfig()
-    )
+    audio = AudioConfig(silence=0, level=0)  # the encoder alone takes samples as they are
+    spec = ModelSpec(name, MethodConfig(method, layers, lora=lora), HeadConfig(), CategoryTarget(("a", "b")), audio)
     return EmotionModel(load_encoder(name, check=False), spec).eval()
 
 
