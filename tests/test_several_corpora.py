@@ -190,6 +190,9 @@ def test_policies_when_testing(run: Path, tables: dict[str, str], tmp_path: Path
     assert uar["mask"] == uar["drop"] >= uar["keep"]
     assert found["mask"]["absent_kept"]["metrics"]["uar"]["value"] == uar["keep"]
     assert "absent_kept" not in found["keep"]
+    assert found["mask"]["chance"] == pytest.approx(1 / 3)
+    assert "Dashed: chance, .333" in (tmp_path / "mask" / "report.html").read_text()
+    assert "Dashed: chance, .250" in (tmp_path / "keep" / "report.html").read_text()
     assert found["mask"]["task"]["labels"] == ["anger", "happiness", "neutral", "sadness"]
     assert found["drop"]["task"]["labels"] == ["anger", "happiness", "neutral"]
     assert found["mask"]["protocol"]["absent classes"].startswith("mask: ")

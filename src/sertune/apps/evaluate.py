@@ -126,6 +126,7 @@ def evaluate(
         "task": task_of(target),
         **summary,
         **_beside(score, table, options, allowed),
+        **({"chance": 1 / int(allowed.sum())} if allowed is not None else {}),
         "protocol": {
             "text": f"a saved model, trained on {trained_on}, scored on all of {chosen.name}",
             "split": "evaluate",

@@ -422,7 +422,8 @@ def _hero(name: str, report: _Dict) -> _Dict:
     lowest = min((v for v in (value, low) if v is not None), default=0.0)
     axis = Axis.over([min(0.0, lowest), 1.0 if not name.startswith("rmse") else high or value or 1.0], 4)
     labels = _list(_dict(report, "task"), "labels")
-    chance = 1 / len(labels) if name == "uar" and len(labels) > 1 else None
+    chance = _float(report.get("chance")) or (1 / len(labels) if len(labels) > 1 else None)
+    chance = chance if name == "uar" else None
     return {
         "name": metric_name(name),
         "strip": axis.strip(name, metric),
