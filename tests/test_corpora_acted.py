@@ -526,7 +526,7 @@ def test_the_first_protocols() -> None:
     first = {"emodb": "emodb-loso", "cremad": "cremad-5fold", "ravdess": "ravdess-5fold", "esd": "esd-official"}
     for name, expected in {**first, "savee": "savee-loso", "emovo": "emovo-loso"}.items():
         assert corpus(name).PROTOCOLS[0].name == expected
-    assert corpus("cremad").PROTOCOLS[0].label_map == "4class"
+    assert corpus("cremad").PROTOCOLS[0].label_map == ""
 
 
 def test_cremad_folds_are_those_of_peft_ser() -> None:

@@ -271,6 +271,23 @@ def test_an_audit_knows_the_models_label_map(run: Path, tables: dict[str, str], 
     assert json.loads((tmp_path / "audit" / "report.json").read_text())["data"]["utterances"] == 12
 
 
+def test_a_protocol_brings_its_label_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sertune.corpora import corpus
+
+    corpus("iemocap").example(tmp_path / "iemocap")
+    spec = f"iemocap:{tmp_path / 'iemocap'}"
+    for split in ("auto", "iemocap-10fold"):
+        parts = assemble(from_dict({"data": [spec], "method": "frozen", "split": split, "skip_bad": True}))
+        assert isinstance(parts.target, CategoryTarget)
+        assert parts.label_map is not None
+        assert set(parts.target.labels) <= {"anger", "happiness", "neutral", "sadness"}
+        assert any("excitement counted as happiness" in note for note in parts.reading.notes)
+    assert "Label map 4class, as the corpus's protocol has it" in capsys.readouterr().err
+    with pytest.raises(SertuneError, match="the class 'other' is absent"):
+        assemble(from_dict({"data": [spec], "method": "frozen", "label_map": "none", "skip_bad": True}))
+    assert "Label map" not in capsys.readouterr().err
+
+
 # The level
 
 

@@ -419,13 +419,14 @@ def check(arguments: Sequence[str]) -> int:
     from sertune.apps.check import audit, show, show_split, with_agreement
     from sertune.config import SplitConfig
     from sertune.corpora import read_all
+    from sertune.corpora.reading import protocol_map
     from sertune.data.audit import check as look
     from sertune.data.label_map import apply_map, find_map
     from sertune.progress import progress
 
     if options.label_map and options.split is None:
         raise SertuneError("--label-map: is for a split; name one with --split")
-    label_map = find_map(options.label_map) if options.label_map else None
+    label_map = find_map(options.label_map) if options.label_map not in ("", "none") else None
     manifest = read_all(options.data, dict(options.columns), strict=False)
     done = 0
     with progress("Checking", len(manifest)) as advance:
@@ -445,6 +446,7 @@ def check(arguments: Sequence[str]) -> int:
         raise SertuneError(f"--split.{next(iter(given))}: there is no split to look at; name one with --split")
     split = None
     if options.split is not None:
+        label_map = label_map if options.label_map else protocol_map(manifest, options.split)
         mapped = apply_map(manifest, label_map).manifest if label_map is not None else manifest
         split = audit(mapped, found, SplitConfig(name=options.split, **given), options.seed)
     if options.json:

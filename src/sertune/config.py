@@ -282,7 +282,7 @@ class RunConfig:
     """Names of a table's columns, e.g. `--columns.emotion my_label`."""
     label_map: str = ""
     """How labels are brought together: a named map (`4class`, `big6`, `emodb7`, `paper-d`, `quadrants`) or a YAML file;
-    empty: as they are, under canonical names."""
+    `none`: as they are, under canonical names. Empty: that of the corpus's protocol where it has one, or `none`."""
     absent: Literal["keep", "drop", "mask"] = "keep"
     """With several corpora, a class that one of them lacks. `keep`: as any other. `drop`: left out. `mask`: clips of a
     corpus say nothing about classes that it lacks."""

@@ -81,7 +81,8 @@ def about(name: str) -> str:
         "read": f"--data {name}:FOLDER",
     }
     for i, protocol in enumerate(_protocols(name)):
-        rows[f"protocol {i + 1}"] = f"--split {protocol.name}: {protocol.text} ({protocol.source})"
+        under = f", under --label-map {protocol.label_map}" if protocol.label_map else ""
+        rows[f"protocol {i + 1}"] = f"--split {protocol.name}{under}: {protocol.text} ({protocol.source})"
     return _lines(f"{info.name}: {info.title}", rows)
 
 

@@ -307,10 +307,9 @@ PROTOCOLS: Final = (
         "PEFT-SER, arXiv 2306.05350, and its code",
         "5 folds over the 91 actors in the order of their numbers (19, 18, 18, 18 and 18 test); of the others the last "
         f"15 are dev, the first 57 or 58 train. {_SILENT}, which is silent, is left out. The source's labels are the "
-        "audio-visual majority votes, of which it keeps anger, happiness, neutral and sadness; here the label is what "
-        "the manifest has",
+        "audio-visual majority votes, of which it keeps anger, happiness, neutral and sadness (--label-map 4class); "
+        "here the label is what the manifest has",
         _five_folds,
-        label_map="4class",
     ),
 )
 

@@ -354,10 +354,9 @@ def _part_fold(frame: pd.DataFrame, test: str) -> list[Fold]:
 def _published(test: str, more: str = "") -> Published:
     return Published(
         f"msp-podcast-{test.lower()}",
-        "the releases of MSP-Podcast; arXiv 2306.05350 uses Test1",
+        "the releases of MSP-Podcast; arXiv 2306.05350 uses Test1 and --label-map 4class",
         f"the corpus's own parts: Train trains, Development (earlier Validation) chooses, {test} tests{more}",
         partial(_part_fold, test=test),
-        label_map="4class",
     )
 
 

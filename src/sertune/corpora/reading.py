@@ -7,12 +7,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sertune.corpora import check_columns, keep_apart, read_data
+from sertune.corpora import check_columns, keep_apart, published, read_data
 from sertune.data.label_map import (
     Absent,
     LabelMap,
     apply_map,
     drop_unshared,
+    find_map,
     known_labels,
     rescaled,
     to_one_scale,
@@ -100,3 +101,23 @@ def read_spaces(
         frame = whole.utterances.assign(**{SOURCE: np.repeat(np.arange(len(sizes)), sizes)})
         whole = Manifest(whole.name, frame, whole.schemes, whole.ratings)
     return Reading(whole, labels, names, tuple(notes))
+
+
+def protocol_map(manifest: Manifest, split: str) -> LabelMap | None:
+    """The label map that goes with a corpus's published protocol, if the split is one and has one.
+
+    Args:
+        manifest: of one corpus; several have no protocol.
+        split: ``auto``, or the name of any split.
+    """
+    if "emotion" not in manifest.schemes:
+        return None
+    protocol = next((p for p in published(manifest) if split in ("auto", p.name)), None)
+    return find_map(protocol.label_map) if protocol is not None and protocol.label_map else None
+
+
+def under(reading: Reading, label_map: LabelMap) -> Reading:
+    """One corpus that was read as it is, under a label map."""
+    one = apply_map(reading.manifest, label_map)
+    notes = tuple(f"label map {label_map.name}: {note}" for note in one.notes)
+    return Reading(one.manifest, (known_labels(one.manifest),), reading.names, (*reading.notes, *notes))

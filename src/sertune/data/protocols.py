@@ -45,7 +45,7 @@ class Published:
         text: the folds in words, as a paper would say them; choices of ours are named as such.
         cut: utterances (a manifest's frame, or some of its rows) -> folds. Rows that no part of a fold holds are left
             out of that fold; folds must not be empty. Raises `SertuneError` where the columns it needs are missing.
-        label_map: the label map that the source uses, e.g. ``4class``; for words, not applied by itself.
+        label_map: the label map that goes with it, e.g. ``4class``; it is applied unless another is named. Empty: none.
     """
 
     name: str

@@ -513,7 +513,7 @@ def _check_folds(rows: _Rows, protocol: Protocol) -> list[str]:
         if part == "train":
             raise SertuneError(
                 f"the class {name!r} is absent from the train part of fold {where[0]!r}, so that it can't be learnt; "
-                "use another split or seed, or leave the class out"
+                "use another split or seed, or leave the class out (--target.labels, --label-map)"
             )
     return [
         f"the class {name!r} is absent from the {part} part of {_listed(where, 'fold')}"

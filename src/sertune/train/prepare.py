@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sertune.config import RunConfig
 from sertune.corpora import published
-from sertune.corpora.reading import Reading, read_spaces, sources
+from sertune.corpora.reading import Reading, protocol_map, read_spaces, sources, under
 from sertune.data.audit import audit_split
 from sertune.data.label_map import LabelMap, find_map
 from sertune.data.manifest import Manifest
@@ -85,8 +85,7 @@ class Parts:
 
 def assemble(config: RunConfig) -> Parts:
     """Reads the data, loads the encoder and applies the method."""
-    label_map = find_map(config.label_map) if config.label_map else None
-    reading = read_spaces(config.data, config.columns, label_map=label_map, absent=config.absent)
+    reading, label_map = _read(config)
     manifest, target = choose_target(reading.manifest, config)
     if not config.skip_bad:
         _check_there(manifest)
@@ -103,6 +102,19 @@ def assemble(config: RunConfig) -> Parts:
     device.set_up(encoder, config)
     split(manifest, target, config)  # mistakes in the split show before the long part
     return Parts(manifest, target, encoder, initial, spec, model, device, reading, label_map)
+
+
+def _read(config: RunConfig) -> tuple[Reading, LabelMap | None]:
+    """The data, and the label map that it passed through: the one that is named, or else that of the protocol."""
+    label_map = find_map(config.label_map) if config.label_map not in ("", "none") else None
+    reading = read_spaces(config.data, config.columns, label_map=label_map, absent=config.absent)
+    if config.label_map or config.target.name != "category" or config.target.labels:
+        return reading, label_map
+    label_map = protocol_map(reading.manifest, config.split.name)
+    if label_map is None:
+        return reading, None
+    say(f"Label map {label_map.name}, as the corpus's protocol has it (--label-map none: labels as they are)")
+    return under(reading, label_map), label_map
 
 
 def _check_there(manifest: Manifest) -> None:
