@@ -380,7 +380,7 @@ def test_the_list_fits_a_terminal_and_has_all(capsys: pytest.CaptureFixture[str]
 def test_all_of_one_and_everything_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["corpora", "iemocap"]) == 0
     said = capsys.readouterr().out
-    assert "--split iemocap-5fold:" in said
+    assert "--split iemocap-5fold, under --label-map 4class:" in said
     assert "FOLDER has" in said
     assert main(["corpora", "hf"]) == 0
     assert "--data hf:" in capsys.readouterr().out
