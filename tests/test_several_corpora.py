@@ -142,6 +142,12 @@ def test_a_masked_run_trains_and_mixup_is_refused(tables: dict[str, str], tmp_pa
     assert report["data"]["names"] == ["whole", "part"]
     assert report["data"]["label_map"] == "4class"
     assert any("excitement counted as happiness" in note for note in report["data"]["label_space"])
+    parts = [pd.read_parquet(file) for file in (tmp_path / "run" / "folds").glob("*/*.parquet")]
+    predicted = pd.concat(parts)
+    other = predicted["speaker"].str.startswith("part")
+    assert set(other) == {True, False}
+    assert (predicted.loc[other, "p_sadness"] == 0).all()
+    assert (predicted.loc[~other, "p_sadness"] > 0).all()
     with pytest.raises(SertuneError, match=r"absent = mask: can't be had with augment.mixup"):
         from_dict({**values, "augment": {"mixup": 0.2}})
 

@@ -285,7 +285,7 @@ class RunConfig:
     `none`: as they are, under canonical names. Empty: that of the corpus's protocol where it has one, or `none`."""
     absent: Literal["keep", "drop", "mask"] = "keep"
     """With several corpora, a class that one of them lacks. `keep`: as any other. `drop`: left out. `mask`: clips of a
-    corpus say nothing about classes that it lacks."""
+    corpus say nothing about classes that it lacks, and in dev and test are not taken for them."""
     weights: list[float] = field(default_factory=list)
     """Sampling weight of each `--data`, in their order: shares of the clips of an epoch. Empty: all clips alike."""
     encoder: str = "builtin"

@@ -174,6 +174,14 @@ class DimensionTarget:
 Target = CategoryTarget | DimensionTarget
 
 
+def possible(target: Target, outputs: Tensor, targets: np.ndarray) -> Tensor:
+    """Outputs (N, K) without the classes that each clip's corpus lacks: -inf where ``targets`` are `MASKED`."""
+    if not isinstance(target, CategoryTarget):
+        return outputs
+    lacking = torch.from_numpy(targets < 0).to(outputs.device)
+    return outputs.masked_fill(lacking, float("-inf"))
+
+
 def label_codes(labels: pd.Series, known: Sequence[str]) -> np.ndarray:
     """(N,) int64 positions in ``known``; -1 where missing or not among them."""
     position = {label: code for code, label in enumerate(known)}

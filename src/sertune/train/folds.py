@@ -16,7 +16,7 @@ from sertune.files import replacing
 from sertune.metrics.summary import main_metrics, summarise
 from sertune.model.emotion_model import EmotionModel
 from sertune.model.predictions import prediction_table, task_of
-from sertune.model.targets import CategoryTarget
+from sertune.model.targets import CategoryTarget, possible
 from sertune.progress import say
 from sertune.train.baseline import Strengths, fit_baseline, solve_readout, start_head
 from sertune.train.folder import fold_folder, write_json
@@ -101,6 +101,7 @@ def _write_predictions(
     file: Path, model: EmotionModel, name: str, rows: np.ndarray, prepared: Prepared, config: RunConfig
 ) -> None:
     outputs = model_outputs(model, prepared.clips, rows, config, prepared.device)
+    outputs = possible(prepared.target, outputs, prepared.clips.targets[rows])
     table = prediction_table(prepared.manifest.utterances.iloc[rows], prepared.target, outputs)
     table.insert(1, "fold", name)
     write_table(file, table)
@@ -139,6 +140,7 @@ def _fold_baseline(folder: Path, fold: Fold, prepared: Prepared, config: RunConf
     rows = prepared.manifest.utterances.iloc[fold.test]
     tables = []
     for name, (_, outputs) in found.items():
+        outputs = possible(prepared.target, outputs, prepared.clips.targets[fold.test])
         table = prediction_table(rows, prepared.target, outputs)
         table.insert(0, "baseline", name)
         tables.append(table)

@@ -24,7 +24,7 @@ from sertune.data.splits import Fold
 from sertune.errors import SertuneError
 from sertune.metrics import scores
 from sertune.model.emotion_model import EmotionModel
-from sertune.model.targets import CategoryTarget, Target
+from sertune.model.targets import CategoryTarget, Target, possible
 from sertune.progress import progress
 from sertune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sertune.train.device import Device
@@ -112,7 +112,7 @@ class FitResult:
 
 def score(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
     """What dev is judged by: UAR, or the mean CCC over the dimensions; NaN where undefined."""
-    decoded = target.decode(outputs)
+    decoded = target.decode(possible(target, outputs, targets))
     if isinstance(target, CategoryTarget):
         return float(scores.uar(targets.argmax(1), decoded["predicted"]))
     low, high = np.array(target.scales).T
@@ -128,7 +128,8 @@ def score_spread(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
     on a few clips is not taken for certain. CCC: by bootstrap over the clips.
     """
     if isinstance(target, CategoryTarget):
-        counts = scores.confusion(targets.argmax(1), target.decode(outputs)["predicted"], target.outputs)
+        predicted = target.decode(possible(target, outputs, targets))["predicted"]
+        counts = scores.confusion(targets.argmax(1), predicted, target.outputs)
         support = counts.sum(1)
         present = support > 0
         recall = (counts.diagonal()[present] + 1) / (support[present] + 2)

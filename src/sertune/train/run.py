@@ -25,7 +25,7 @@ from sertune.train.prepare import Prepared, prepare
 ABSENT = {
     "keep": "a class that a corpus lacks is a class as any other",
     "drop": "classes that a corpus lacks are left out of all",
-    "mask": "clips of a corpus say nothing about classes that it lacks",
+    "mask": "clips of a corpus say nothing about classes that it lacks, and are not taken for them",
 }
 
 
