@@ -87,7 +87,7 @@ def run_and_report(config: Any, *, overwrite: bool = False) -> Path:
 
 def print_results(folder: Path) -> None:
     """The headline, the warnings and where to look."""
-    from sertune.apps.report import headline
+    from sertune.apps.report import BESIDE, headline
 
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     print(headline(report))
@@ -100,10 +100,6 @@ def print_results(folder: Path) -> None:
     for warning in report["warnings"]:
         print(f"- {warning}")
     print(f"report: {folder / 'report.html'}")
-
-
-BESIDE = {"plain": "without adaptation", "absent_kept": "with all classes of the model"}
-"""Figures of an evaluation that stand beside the main one."""
 
 
 COMPARE_HELP = """\

@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from sertune import __version__
-from sertune.apps.evaluate import check_out, scorable
+from sertune.apps.evaluate import check_out, scorable, seen_clips
 from sertune.apps.predict import outputs_of
 from sertune.apps.report import MINUS, NONE, Axis, Strip, bracket, metric_name, number, plain, seconds, template
 from sertune.data.audio import read_audio, samples_digest
@@ -135,7 +135,7 @@ def audit(
     summary = summarise(table, task, seed)
     fair = _fairness(table, task, divided, explicit=groups is not None, seed=seed)
     robust = _robustness(model, table, task, tried, possible, seed)
-    seen = _seen(model, kept.utterances, tried.digests)
+    seen = _seen(model, tried.digests)
     trained_on = model.info.get("data", "unknown data")
     report = {
         "format": 1,
@@ -259,10 +259,9 @@ def _sample(manifest: Manifest, model: EmotionModel, clips: int, seed: int) -> N
     return np.sort(taken).astype(np.int64)
 
 
-def _seen(model: EmotionModel, frame: pd.DataFrame, digests: Sequence[str]) -> list[str]:
-    """A warning where the model was trained on these clips or speakers."""
-    known = set(model.info.get("digests", []))
-    count = sum(digest in known for digest in digests)
+def _seen(model: EmotionModel, digests: Sequence[str]) -> list[str]:
+    """A warning where the model was trained on these clips."""
+    count = seen_clips(model, digests)
     if not count:
         return []
     return [

@@ -46,10 +46,10 @@ def table(known: Sequence[CorpusInfo]) -> str:
     formats.add_row(
         "(table)", "a CSV, TSV or Parquet table of yours: --data FILE", "columns file and label, and others"
     )
-    console = Console(file=io.StringIO(), width=WIDTH, highlight=False)
+    text = io.StringIO()
+    console = Console(file=text, width=WIDTH, highlight=False)
     console.print(corpora, formats)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    lines = "\n".join(line.rstrip() for line in text.splitlines())
+    lines = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
     return (
         f"{lines}\n"
         "Labels by their first three letters; aro, val, dom: arousal, valence, dominance.\n"

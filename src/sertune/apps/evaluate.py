@@ -23,7 +23,7 @@ from sertune.data.manifest import Manifest
 from sertune.errors import AudioError, SertuneError, unknown
 from sertune.files import check_writable, new_folder
 from sertune.metrics.summary import compare, main_metrics, summarise
-from sertune.model.adapt import METHODS, Unlabelled, adapted_outputs, allowed_labels, check_method, speaker_names
+from sertune.model.adapt import METHODS, Unlabelled, adapted_outputs, allowed_labels, check_method
 from sertune.model.emotion_model import EmotionModel, Vectors
 from sertune.model.predictions import prediction_table, task_of
 from sertune.model.targets import CategoryTarget, Target
@@ -300,7 +300,7 @@ class _Scorer:
 
     def _outputs(self, method: str, allowed: Tensor | None) -> Tensor:
         """Outputs of all clips, each corpus adapted to by itself."""
-        speakers = speaker_names(self.manifest.utterances["speaker"].tolist())
+        speakers = self.manifest.utterances["speaker"].tolist()
         source = sources(self.manifest)
         outputs = torch.zeros(len(speakers), self.model.target.outputs)
         for number in np.unique(source).tolist():
@@ -329,11 +329,16 @@ def _beside(score: _Scorer, table: pd.DataFrame, options: Options, allowed: Tens
     return found
 
 
+def seen_clips(model: EmotionModel, digests: Sequence[str]) -> int:
+    """How many clips, named by their digests, were in the model's training or dev part."""
+    known = set(model.info.get("digests", []))
+    return sum(digest in known for digest in digests)
+
+
 def _seen(model: EmotionModel, frame: pd.DataFrame, digests: Sequence[str]) -> dict[str, int]:
     """How many clips and speakers were in the model's training or dev part."""
-    known = set(model.info.get("digests", []))
     names = set(model.info.get("speakers", [])) if model.info.get("data") else set()
-    clips = sum(digest in known for digest in digests)
+    clips = seen_clips(model, digests)
     speakers = len(names & set(frame["speaker"].dropna())) if clips else 0
     return {"clips": clips, "speakers": speakers}
 

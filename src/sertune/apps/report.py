@@ -444,14 +444,15 @@ def _other(name: str, report: _Dict) -> _Dict:
     }
 
 
-_BESIDE = {"plain": "without adaptation", "absent_kept": "with all classes of the model"}
+BESIDE = {"plain": "without adaptation", "absent_kept": "with all classes of the model"}
+"""Figures of an evaluation that stand beside the main one."""
 
 
 def _beside(report: _Dict) -> list[_Dict]:
     """The main metrics of an evaluation that was done another way on the same clips."""
     return [
         {**_other(name, {"metrics": _dict(_dict(report, key), "metrics")}), "name": f"{metric_name(name)} {words}"}
-        for key, words in _BESIDE.items()
+        for key, words in BESIDE.items()
         for name in _main_metrics(_dict(report, key))
     ]
 

@@ -21,6 +21,7 @@ from sertune.apps.compare import signed
 from sertune.apps.evaluate import ABSENT, Clips, Options, encode, evaluate, read_for, scorable
 from sertune.apps.report import MINUS, NONE, bracket, metric_name, number, plain, template
 from sertune.config import load_yaml
+from sertune.corpora import columns_for
 from sertune.corpora.reading import Reading
 from sertune.data.label_map import known_labels
 from sertune.data.manifest import Manifest, Scheme
@@ -153,7 +154,7 @@ def _made(folder: Path) -> bool:
 def _test(plan: _Plan, test: _Test, model: EmotionModel, methods: Iterable[str]) -> list[Failure]:
     """One model on one corpus, as it is and adapted; the adaptations that failed."""
     settings, spec = plan.settings, test.source["data"]
-    reading = read_for(model, [spec], _columns_for(spec, settings["columns"]))
+    reading = read_for(model, [spec], columns_for([spec], settings["columns"]))
     reading, why = _comparable(model, reading, test.source["name"])
     failures = []
     clips: Clips | None = None  # encoded once for all methods
@@ -172,17 +173,6 @@ def _test(plan: _Plan, test: _Test, model: EmotionModel, methods: Iterable[str])
             failures.append(Failure(out.name, str(error)))
             say(f"  failed: {error}")
     return failures
-
-
-def _columns_for(spec: str, columns: dict[str, str]) -> dict[str, str]:
-    """The named columns where the data is a table, which alone has them."""
-    from sertune.corpora import check_columns
-
-    try:
-        check_columns([spec], columns)
-    except SertuneError:
-        return {}
-    return columns
 
 
 def _comparable(model: EmotionModel, data: Reading, name: str) -> tuple[Reading, str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["CorpusInfo", "corpus", "list_corpora", "names", "published", "read_all", "read_data"]
 
 _NOT_CORPORA: Final = ("fetch", "folds", "info", "layout", "reading", "table")
-_TABLES: Final = (".csv", ".tsv", ".txt", ".parquet")
+TABLES: Final = (".csv", ".tsv", ".txt", ".parquet")
 
 
 def names() -> list[str]:
@@ -116,7 +116,7 @@ def _is_table(spec: str) -> bool:
     path = Path(spec).expanduser()
     name, colon, _ = spec.partition(":")
     named = bool(colon) and name in names()  # hf:FILE.parquet is not a table of ours
-    return path.is_file() or (path.suffix.lower() in _TABLES and not named)
+    return path.is_file() or (path.suffix.lower() in TABLES and not named)
 
 
 def _has_columns(spec: str) -> bool:
@@ -163,6 +163,15 @@ def check_columns(specs: Sequence[str], columns: Mapping[str, str] | None) -> No
         raise SertuneError(
             f"--columns.{next(iter(columns))}: names a column of a table, but no table is among the data"
         )
+
+
+def columns_for(specs: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
+    """The named columns where a table is among the data, which alone has them; none elsewhere."""
+    try:
+        check_columns(specs, columns)
+    except SertuneError:
+        return {}
+    return columns
 
 
 def keep_apart(manifests: "Sequence[Manifest]") -> "list[Manifest]":

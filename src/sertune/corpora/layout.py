@@ -2,7 +2,6 @@
 
 import filecmp
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from sertune.corpora.info import CorpusInfo
 from sertune.data import labels
 from sertune.data.audio import EXTENSIONS
-from sertune.data.protocols import Fold, fold_by
+from sertune.data.protocols import Fold, fold_by, natural_order
 from sertune.errors import SertuneError
 
 MAC_LEFTOVER = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X"
@@ -125,12 +124,7 @@ def _same(first: Path, second: Path) -> bool:
 
 def leave_one_speaker_out(frame: pd.DataFrame) -> list[Fold]:
     """One fold per speaker, who tests; the next one in turn is dev, all others train. "9" comes before "10"."""
-    speakers = sorted(
-        set(frame["speaker"].dropna()),
-        key=lambda name: [
-            (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)
-        ],
-    )
+    speakers = sorted(set(frame["speaker"].dropna()), key=natural_order)
     return [
         fold_by(frame, "speaker", name, test=[name], dev=[speakers[(i + 1) % len(speakers)]])
         for i, name in enumerate(speakers)

@@ -41,10 +41,6 @@ class Reading:
     names: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def source(self) -> NDArray[np.int64]:
-        """(N,) which ``--data`` each utterance is from."""
-        return sources(self.manifest)
-
 
 def sources(manifest: Manifest) -> NDArray[np.int64]:
     """(N,) which ``--data`` each utterance of a `Reading`, or of a part of one, is from."""

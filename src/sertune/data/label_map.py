@@ -277,7 +277,7 @@ def apply_map(manifest: Manifest, label_map: LabelMap) -> Mapped:
             f"({', '.join(label_map.rename)})"
         )
     order = [*(label for label in label_map.labels if label in made), *(m for m in made if m not in label_map.labels)]
-    frame = manifest.utterances.assign(emotion=_mapped(emotion, new), label_before=emotion)
+    frame = manifest.utterances.assign(emotion=_mapped(emotion, new), label_before=_own_labels(manifest))
     ratings = manifest.ratings
     if ratings is not None:
         rated = ratings["attribute"] == "emotion"
@@ -285,6 +285,12 @@ def apply_map(manifest: Manifest, label_map: LabelMap) -> Mapped:
         ratings = ratings.assign(value=value)[~rated | value.notna()].reset_index(drop=True)
     schemes = {**manifest.schemes, "emotion": Scheme(labels=tuple(order))}
     return Mapped(Manifest(manifest.name, frame, schemes, ratings), renamed, dropped)
+
+
+def _own_labels(manifest: Manifest) -> "pd.Series[Any]":
+    """The corpus's own labels, also where an earlier map changed them."""
+    frame = manifest.utterances
+    return frame["label_before"] if "label_before" in frame.columns else frame["emotion"]
 
 
 def _becomes(label: str, manifest: Manifest, label_map: LabelMap) -> str | None:
@@ -319,7 +325,7 @@ def _by_regions(manifest: Manifest, label_map: LabelMap) -> Mapped:
     outside = int((known & pd.isna(emotion)).sum())
     made = set(emotion)
     order = tuple(label for label in label_map.labels if label in made)
-    frame = frame.assign(emotion=pd.Series(emotion, dtype=object), label_before=frame["emotion"])
+    frame = frame.assign(emotion=pd.Series(emotion, dtype=object), label_before=_own_labels(manifest))
     ratings = manifest.ratings
     if ratings is not None:  # votes for other labels say nothing about the new ones
         ratings = ratings[ratings["attribute"] != "emotion"].reset_index(drop=True)
@@ -407,18 +413,9 @@ def drop_unshared(manifests: Sequence[Manifest]) -> tuple[list[Manifest], tuple[
         raise SertuneError(f"absent: drop leaves {len(shared)} labels that all corpora have ({have})")
     keep = LabelMap("shared labels", {label: label for label in shared}, order=tuple(shared))
     mapped = [apply_map(m, keep) for m in manifests]
-    before = [
-        replace(
-            one.manifest,
-            utterances=one.manifest.utterances.assign(label_before=m.utterances["label_before"])
-            if "label_before" in m.utterances
-            else one.manifest.utterances,
-        )
-        for one, m in zip(mapped, manifests, strict=True)
-    ]
     notes = [
         f"{m.name}: {label} left out, as another corpus lacks it ({count} clips)"
         for m, one in zip(manifests, mapped, strict=True)
         for label, count in one.dropped.items()
     ]
-    return before, tuple(notes)
+    return [one.manifest for one in mapped], tuple(notes)

@@ -4,6 +4,7 @@ A corpus's file lists those that it is tested by (``PROTOCOLS``); ``--split NAME
 first.
 """
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -95,3 +96,9 @@ def fold_by(
 def rows_of(mask: "NDArray[np.bool_] | pd.Series[bool]") -> Positions:
     """Positions of the rows under a mask."""
     return np.flatnonzero(np.asarray(mask)).astype(np.int64, copy=False)
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key by numbers within names: "s9" before "s10"."""
+    pieces = re.findall(r"\d+|\D+", name)
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces], name

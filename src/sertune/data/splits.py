@@ -1,6 +1,5 @@
 """Who trains, who chooses the model, who tests: protocols with train, dev and test parts."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sertune.data.protocols import Fold, Positions, Published, rows_of
+from sertune.data.protocols import Fold, Positions, Published, natural_order, rows_of
 from sertune.errors import SertuneError, unknown
 
 __all__ = ["SPLITS", "Fold", "Protocol", "make_protocol"]
@@ -162,7 +161,7 @@ class _Rows:
                 f"{len(missing)} of {len(self.frame)} utterances have no speaker, the first is row {i + 1} "
                 f"({self.frame['file'].iat[i]}): the split {split!r} needs them; fill them in or use --split random"
             )
-        return sorted(names, key=_natural)
+        return sorted(names, key=natural_order)
 
     def spoken_by(self, names: Iterable[str]) -> Positions:
         """The rows of some speakers, sorted."""
@@ -270,7 +269,7 @@ def _official(rows: _Rows, dev: float, rng: np.random.Generator) -> Protocol:
         text = "the corpus's own train and test partitions; "
         known = {s for s in rows.speakers[parts["train"]] if s is not None}
         if len(known) >= 2 and all(s is not None for s in rows.speakers[parts["train"]]):
-            chosen = _speakers_by_share(rows, sorted(known, key=_natural), [dev], rng, parts["train"])[0]
+            chosen = _speakers_by_share(rows, sorted(known, key=natural_order), [dev], rng, parts["train"])[0]
             parts["dev"] = np.intersect1d(parts["train"], rows.spoken_by(chosen))
             text += f"dev: {_people(len(chosen))} of train"
         else:
@@ -363,7 +362,7 @@ def _random(rows: _Rows, test: float, dev: float, rng: np.random.Generator) -> P
     )
     absent = {s for s in rows.speakers if s is not None} - set(rows.speakers[for_test])
     if absent:
-        warnings = (*warnings, f"no clip in test of {_listed(sorted(absent, key=_natural), 'speaker')}")
+        warnings = (*warnings, f"no clip in test of {_listed(sorted(absent, key=natural_order), 'speaker')}")
     return Protocol("random", text, independent, (fold,), None, warnings)
 
 
@@ -396,7 +395,7 @@ def _balanced_groups(rows: _Rows, speakers: Sequence[str], count: int, rng: np.r
             groups[group].append(speakers[i])
         cost = float((sums**2 @ weights).sum()) + (0 if all(groups) else np.inf)
         if best is None or cost < best[0]:
-            best = (cost, [sorted(group, key=_natural) for group in groups])
+            best = (cost, [sorted(group, key=natural_order) for group in groups])
     assert best is not None
     return best[1] if all(best[1]) else [list(part) for part in np.array_split(list(speakers), count)]
 
@@ -426,7 +425,7 @@ def _speakers_by_share(
             end = int(ends[np.argmin(np.abs(clips[ends - 1] - before - share))])
             got = loads[order[used:end]].sum(axis=0)
             cost += float((((got - share) / share) ** 2).mean() + ((got[0] - share) / share) ** 2)
-            parts.append(sorted((speakers[i] for i in order[used:end]), key=_natural))
+            parts.append(sorted((speakers[i] for i in order[used:end]), key=natural_order))
             used = end
         left = loads[order[used:]].sum(axis=0)
         cost += 1e6 * float((left <= 0).sum())  # a class that nobody in train has
@@ -475,7 +474,7 @@ def _independence(rows: _Rows, fold: Fold) -> tuple[bool, tuple[str, ...]]:
         return False, ("speakers are not known for every clip, so that test speakers may have been trained on",)
     shared = tested & set(rows.speakers[others])
     if shared:
-        names = _listed(sorted(shared, key=_natural), "test speaker")
+        names = _listed(sorted(shared, key=natural_order), "test speaker")
         return False, (
             f"speaker-dependent: {names} also in train or dev, so that the scores say nothing about new speakers",
         )
@@ -539,9 +538,3 @@ def _some(names: Sequence[str]) -> str:
 def _listed(names: Sequence[str], what: str) -> str:
     """E.g. ``"3 speakers (03, 08, 09)"``, at most six names."""
     return f"{what} {names[0]}" if len(names) == 1 else f"{len(names)} {what}s ({_some(names)})"
-
-
-def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key by numbers within names: "s9" before "s10"."""
-    pieces = re.findall(r"\d+|\D+", name)
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces], name

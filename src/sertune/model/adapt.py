@@ -26,6 +26,9 @@ METHODS: Final = {
 }
 """What ``--adapt`` takes, and what each does in words."""
 
+FOR_CATEGORIES: Final = ("centroids", "neighbours")
+"""Those that dimensions can't have."""
+
 SPEAKER_CLIPS: Final = 5
 """A speaker's statistics count as n / (n + 5) beside the corpus's: few clips say little of a speaker."""
 TEMPERATURE: Final = 0.1
@@ -102,7 +105,7 @@ def check_method(model: EmotionModel, method: str) -> None:
     """Raises `SertuneError` for a method that is unknown or not for the model's target."""
     if method not in METHODS:
         raise unknown("adaptation", method, METHODS)
-    if method in ("centroids", "neighbours") and not isinstance(model.target, CategoryTarget):
+    if method in FOR_CATEGORIES and not isinstance(model.target, CategoryTarget):
         raise SertuneError(
             f"adapt {method}: is for categories, and the model predicts dimensions; corpus and speaker do"
         )
@@ -203,11 +206,6 @@ def over_neighbours(outputs: Tensor, standard: Tensor) -> Tensor:
 def _unit(values: Tensor) -> Tensor:
     lengths: Tensor = values.norm(dim=1, keepdim=True)
     return values / lengths.clamp_min(1e-9)
-
-
-def speaker_names(names: Sequence[object]) -> list[str | None]:
-    """Names with None where missing (None, NaN, empty)."""
-    return [name if isinstance(name, str) and name else None for name in names]
 
 
 def allowed_labels(target: CategoryTarget, present: Sequence[str]) -> Tensor:

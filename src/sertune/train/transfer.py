@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from sertune.config import RunConfig, dump_yaml, load_yaml
-from sertune.corpora import check_columns, corpus
+from sertune.corpora import TABLES, check_columns, columns_for, corpus
 from sertune.data.label_map import Absent
 from sertune.errors import SertuneError, unknown
-from sertune.model.adapt import METHODS
+from sertune.model.adapt import FOR_CATEGORIES, METHODS
 from sertune.progress import say
 from sertune.train.compare import check_set, difference, stored_settings
 from sertune.train.folder import write_text
@@ -22,9 +22,6 @@ from sertune.train.folder import write_text
 FILE: Final = "transfer.yaml"
 FREE: Final = ("out", "weights")
 """Settings that may differ when a transfer goes on: weights count in the runs on all but one, which have them."""
-FOR_CATEGORIES: Final = ("centroids", "neighbours")
-"""Adaptations that dimensions can't have."""
-_TABLES: Final = (".csv", ".tsv", ".txt", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class Transfer:
         config = replace(
             self.base,
             data=data,
-            columns=_columns(data, self.base.columns),
+            columns=columns_for(data, self.base.columns),
             weights=weights,
             out=str(self.folder / "runs" / name),
         )
@@ -109,15 +106,6 @@ class _Record:
     leave_one_out: bool
     absent: str
     settings: RunConfig
-
-
-def _columns(data: list[str], columns: dict[str, str]) -> dict[str, str]:
-    """The named columns where a table is among the data, which alone has them."""
-    try:
-        check_columns(data, columns)
-    except SertuneError:
-        return {}
-    return columns
 
 
 def name_sources(specs: Iterable[str]) -> tuple[Source, ...]:
@@ -143,7 +131,7 @@ def _named(spec: str) -> tuple[str, str]:
     first, colon, rest = spec.partition(":")
     if spec == "synthetic":
         return spec, spec
-    if colon and path.suffix.lower() not in _TABLES and not path.exists():
+    if colon and path.suffix.lower() not in TABLES and not path.exists():
         if corpus(first).INFO.kind != "format":
             return first, first
         path = Path(rest)
