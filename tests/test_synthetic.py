@@ -340,3 +340,13 @@ def test_reading_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "c" / "ratings.csv").write_text("utterance\n1\n")
     with pytest.raises(SertuneError, match="no column arousal, dominance"):
         reader.read(tmp_path / "c")
+
+
+def test_the_point_that_was_spoken_stands_beside_the_ratings(corpus: Path) -> None:
+    table = reader.read(corpus).utterances
+    for dimension in ("arousal", "valence", "dominance"):
+        felt = table[f"felt_{dimension}"]
+        assert felt.between(-1, 1).all()
+        assert np.corrcoef(felt, table[dimension])[0, 1] > 0.85
+        centres = table["intended"].map({name: getattr(affect, dimension) for name, affect in EMOTIONS.items()})
+        assert (felt - centres).std() == pytest.approx(0.16, abs=0.02)

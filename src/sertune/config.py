@@ -33,15 +33,82 @@ class AudioConfig:
 
 
 @dataclass(frozen=True)
+class RaterConfig:
+    """Individual annotators (target `rater`, arXiv 2408.11956)."""
+
+    of: Literal["dimension", "category"] = "dimension"
+    """What each annotator gives: values of `dimension`s, or a `category`."""
+    form: Literal["heads", "embedding"] = "heads"
+    """`heads`: weights of his own for every annotator. `embedding`: a vector for each, at the input of one shared
+    head."""
+    branch: list[int] = field(default_factory=list)
+    """Widths of the hidden layers (ReLU) between the head and the annotators, one branch per dimension. Empty: the
+    average annotator is linear in the head's vector, as in the other targets, and starts from the solved model."""
+    rank: int = 8
+    """Directions of the head's vector, learnt and shared, in which annotators differ beside bias and gain; with a branch
+    its last width counts instead. With `embedding` the length of the vectors."""
+    shrinkage: float | Literal["auto"] = "auto"
+    """Ratings of the average annotator that each annotator's own part is blended with: one with few ratings is close to
+    the average. `auto`: from the variance between and within annotators."""
+    min_ratings: int = 1
+    """Annotators with fewer ratings in the training part count as the average annotator."""
+    min_raters: int = 1
+    """Utterances with fewer annotators are left out."""
+
+
+@dataclass(frozen=True)
+class DistributionConfig:
+    """The distribution of opinions (target `distribution`)."""
+
+    of: Literal["auto", "votes", "plane", "gaussian", "beta"] = "auto"
+    """`votes`: shares of the labels. `plane`: cells of the arousal-valence plane, by a softmax. `gaussian`, `beta`: a
+    mean and a spread per dimension. `auto`: votes where there are any, else the plane."""
+    loss: Literal["cross-entropy", "kl", "emd"] = "cross-entropy"
+    """Of votes and the plane. `cross-entropy` and `kl` have the same gradient. `emd`: earth mover's distance (Sinkhorn),
+    under which near cells, or alike emotions, are small mistakes."""
+
+
+@dataclass(frozen=True)
+class PlaneConfig:
+    """The arousal-valence plane as a distribution over cells, from ratings or from predicted annotators."""
+
+    grid: list[int] = field(default_factory=lambda: [4, 4])
+    """Cells along arousal and along valence."""
+    truth: Literal["subsets", "ratings"] = "subsets"
+    """What is spread over the true plane: means of random subsets of an utterance's ratings (arXiv 2408.11956), or the
+    single ratings; both with noise, smoothed by diffusion."""
+    kernel: Literal["diffusion", "gaussian"] = "diffusion"
+    """How predicted annotators become a density: by diffusion (Botev et al. 2010), which finds its bandwidth, or with a
+    Gaussian of `bandwidth`."""
+    bandwidth: float = 0.0
+    """Standard deviation of the Gaussian kernel, where the plane runs from -1 to 1; 0: Silverman's rule."""
+    temperature: float = 8.0
+    """Sharpness of the soft histogram's bins."""
+    fine: int = 64
+    """Bins of the soft histogram along each axis."""
+    gradient: Literal["implicit", "detached"] = "implicit"
+    """Whether the bandwidth that diffusion finds is differentiated too."""
+    calibrate: bool = True
+    """Let dev choose how far predicted annotators are drawn apart and blurred, so that the plane is neither too narrow
+    nor too wide."""
+
+
+@dataclass(frozen=True)
 class TargetConfig:
     """What is predicted."""
 
-    name: Literal["category", "dimension"] = "category"
-    """`category`: one of the labels. `dimension`: arousal, valence, dominance on their own scale."""
+    name: str = "category"
+    """`category`: one of the labels. `dimension`: arousal, valence, dominance on their own scale. `distribution`: how
+    opinions spread. `rater`: what each annotator says. Joined by +: several tasks, e.g. `dimension+category`;
+    `rater+density` also learns the plane that the predicted annotators make."""
     labels: list[str] = field(default_factory=list)
     """Categories to keep, in order; empty: all that the data has. Other clips are left out."""
     dimensions: list[str] = field(default_factory=list)
     """Dimensions to predict; empty: all that the data has."""
+    weights: list[float] = field(default_factory=list)
+    """Weight of each joined task's loss, in their order; empty: 1 each."""
+    schedule: Literal["sum", "alternate"] = "sum"
+    """Joined tasks: the weighted sum of their losses in every step, or one after the other, step by step."""
     class_weights: bool = False
     """Weigh the loss of each class by the inverse of its frequency in the training part. Off, as `adjustment` serves
     the same end; both together correct twice."""
@@ -50,6 +117,24 @@ class TargetConfig:
     decision favours rare classes as UAR asks for; 0: off."""
     label_smoothing: float = 0.1
     """Share of each label's probability that is spread over all labels, 0 to 1."""
+    rater: RaterConfig = field(default_factory=RaterConfig)
+    distribution: DistributionConfig = field(default_factory=DistributionConfig)
+    plane: PlaneConfig = field(default_factory=PlaneConfig)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The tasks that are joined in `name`."""
+        return tuple(self.name.split("+"))
+
+    @property
+    def about_labels(self) -> bool:
+        """Whether one of the tasks is about labels."""
+        votes = self.distribution.of in ("auto", "votes")
+        of = {"category": True, "rater": self.rater.of == "category", "distribution": votes}
+        return any(of.get(part, False) for part in self.parts)
+
+
+TARGETS = ("category", "dimension", "distribution", "rater", "density")
 
 
 @dataclass(frozen=True)
@@ -424,6 +509,7 @@ def validate(config: RunConfig) -> None:
         "0 to 1",
     )
     _need(config.target.adjustment >= 0, "target.adjustment", config.target.adjustment, "0 or more")
+    _validate_target(config)
     _validate_method(config.method)
     _need(0 <= head.dropout < 1, "head.dropout", head.dropout, "0 to 1")
     for key in ("hidden", "convolutions"):
@@ -476,6 +562,44 @@ def validate(config: RunConfig) -> None:
         raise SertuneError(
             f"augment.wave_gain = {augment.wave_gain:g}: has no effect, as audio.level brings every clip to one level; "
             "set --audio.level 0, or leave it out"
+        )
+
+
+def _validate_target(config: RunConfig) -> None:
+    target, plane, rater = config.target, config.target.plane, config.target.rater
+    for part in target.parts:
+        if part not in TARGETS:
+            raise unknown("target", part, TARGETS)
+    _need(len(set(target.parts)) == len(target.parts), "target.name", target.name, "each task once")
+    if "density" in target.parts:
+        good = "rater" in target.parts and rater.of == "dimension"
+        _need(good, "target.name", target.name, "density together with rater (of dimensions), whose annotators it takes")
+    good = not target.weights or (len(target.weights) == len(target.parts) and min(target.weights) > 0)
+    _need(good, "target.weights", target.weights, f"a number above 0 for each task of {target.name}")
+    _need(all(width > 0 for width in rater.branch), "target.rater.branch", rater.branch, "widths above 0")
+    least = 1 if rater.form == "embedding" else 0
+    _need(rater.rank >= least, "target.rater.rank", rater.rank, f"{least} or more")
+    _need(
+        rater.shrinkage == "auto" or rater.shrinkage >= 0,
+        "target.rater.shrinkage",
+        rater.shrinkage,
+        "0 or more, or auto",
+    )
+    for key in ("min_ratings", "min_raters"):
+        _need(getattr(rater, key) >= 1, f"target.rater.{key}", getattr(rater, key), "1 or more")
+    good = len(plane.grid) == 2 and min(plane.grid) >= 2 and max(plane.grid) <= 64
+    _need(good, "target.plane.grid", plane.grid, "two numbers of cells, each from 2 to 64, e.g. 4 4")
+    _need(0 <= plane.bandwidth <= 2, "target.plane.bandwidth", plane.bandwidth, "0 to 2, where the plane is 2 wide")
+    _need(plane.temperature > 0, "target.plane.temperature", plane.temperature, "a number above 0")
+    _need(16 <= plane.fine <= 256, "target.plane.fine", plane.fine, "16 to 256 bins")
+    if plane.bandwidth and plane.kernel != "gaussian":
+        raise SertuneError(
+            f"target.plane.bandwidth = {plane.bandwidth:g}: is for the gaussian kernel; diffusion finds its own"
+        )
+    if config.augment.mixup and {"rater", "distribution"} & set(target.parts):
+        raise SertuneError(
+            f"augment.mixup = {config.augment.mixup:g}: can't be had with target {target.name}: ratings of two clips "
+            "can't be mixed"
         )
 
 

@@ -28,14 +28,14 @@ INFO: Final = CorpusInfo(
 
 
 def read(root: str | Path) -> Manifest:
-    """A corpus that `sertune.data.synthetic.write_corpus` wrote.
+    """A corpus that `sertune.data.synthetic.write_corpus` or `sertune.data.panel.write_rated_corpus` wrote.
 
     Args:
         root: its folder.
 
     Returns:
-        256 utterances by default, with partitions, consensus labels, the ratings of every rater, and the acted
-        emotion in the extra column ``intended``.
+        256 utterances by default, with partitions, consensus labels, the ratings of every rater, and, in extra
+        columns, the acted emotion (``intended``) and the point that was spoken (``felt_arousal`` and so on).
 
     Raises:
         SertuneError: the tables are not there or can't be read.

@@ -1,7 +1,10 @@
 """Names of emotions, attributes, partitions and genders: one canonical spelling for each."""
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
 
 CATEGORIES: Final = (
     "anger",
@@ -21,6 +24,29 @@ CATEGORIES: Final = (
 DIMENSIONS: Final = ("arousal", "valence", "dominance")
 ATTRIBUTES: Final = ("emotion", *DIMENSIONS)
 PARTITIONS: Final = ("train", "dev", "test")
+
+POSITIONS: Final = {
+    "anger": (0.59, -0.51),
+    "boredom": (-0.62, -0.65),
+    "contempt": (0.31, -0.23),
+    "disgust": (0.35, -0.60),
+    "fear": (0.60, -0.64),
+    "happiness": (0.51, 0.81),
+    "neutral": (0.0, 0.0),
+    "calm": (-0.46, 0.68),
+    "sadness": (-0.27, -0.63),
+    "surprise": (0.67, 0.40),
+    "excitement": (0.75, 0.62),
+    "frustration": (0.52, -0.64),
+    "other": (0.0, 0.0),
+}
+"""Arousal and valence (pleasure), -1 to 1, of every category.
+
+Means of ratings from Russell and Mehrabian (1977), "Evidence for a three-factor theory of emotions", Journal of
+Research in Personality 11(3), Table 3, of the terms angry, bored, contempt, disgusted, fearful, happy, relaxed (for
+calm, which was not rated), sad, surprised, excited and frustrated. Neutral is the origin of the scales, and so, for
+want of a place, is "other".
+"""
 
 # English adjectives, the codes of CREMA-D and IEMOCAP, then German, Spanish, French, Italian, Portuguese and
 # Dutch. Written without accents: `canonical` looks up the accent-free form.
@@ -177,3 +203,13 @@ def gender(name: str) -> str:
     """``male`` or ``female`` for the usual short forms; any other word in lower case."""
     text = name.strip().lower()
     return _GENDER_ALIASES.get(text, text)
+
+
+def label_distances(labels: Sequence[str]) -> np.ndarray:
+    """(L, L) Euclidean distances between categories in the arousal-valence plane (`POSITIONS`), each side 2 long.
+
+    Raises:
+        KeyError: a label that is not canonical.
+    """
+    places = np.array([POSITIONS[label] for label in labels])
+    return np.asarray(np.linalg.norm(places[:, None] - places[None], axis=2))

@@ -35,6 +35,9 @@ SCALE = (1.0, 5.0)
 UTTERANCES_FILE = "utterances.csv"
 RATINGS_FILE = "ratings.csv"
 
+FELT_COLUMNS = tuple(f"felt_{dimension}" for dimension in DIMENSIONS)
+"""Columns of the utterances with the affect that was spoken, on axes from -1 to 1: the truth behind the ratings."""
+
 Signal = NDArray[np.float64]
 
 
@@ -579,7 +582,8 @@ def write_corpus(
     when it is complete.
 
     Consensus: ``arousal``, ``valence``, ``dominance`` are the means of 3 to 5 raters, ``emotion`` their
-    majority (see :func:`majority` for ties), so it is not always what was acted; that is in ``intended``.
+    majority (see :func:`majority` for ties), so it is not always what was acted; that is in ``intended``, and
+    the point that was spoken in :data:`FELT_COLUMNS`. :func:`sertune.data.panel.write_rated_corpus` has other raters.
 
     Args:
         root: folder to make; it must be missing or empty.
@@ -702,7 +706,8 @@ def _clip(
         "emotion": majority(votes, emotion, labels),
     }
     row |= {d: round(float(m), 4) for d, m in zip(DIMENSIONS, np.mean(marks, axis=0), strict=True)}
-    return row | {"intended": emotion}, ratings
+    row["intended"] = emotion
+    return row | {name: round(x, 4) for name, x in zip(FELT_COLUMNS, affect, strict=True)}, ratings
 
 
 def _partition(number: int, speakers: int) -> str:

@@ -104,7 +104,7 @@ def category_intervals(
         name of ``CATEGORY_SCORES`` -> interval, and the recall intervals in class order.
     """
     cells, scored = scores.cells_of(true, predicted, classes)
-    groups = _groups(speakers, scored)
+    groups = groups_of(speakers, scored)
     tables = cell_sums(cells[scored], groups.index, len(groups), classes * classes)
 
     def all_scores(sums: Floats) -> dict[str, Floats]:
@@ -112,7 +112,7 @@ def category_intervals(
         recall = scores.recall_of(matrix)
         return scores.category_scores_of(matrix) | {f"recall {c}": recall[..., c] for c in range(classes)}
 
-    found = _intervals(tables, all_scores, groups.unit, resamples, seed)
+    found = intervals_of(tables, all_scores, groups.unit, resamples, seed)
     return {n: found[n] for n in scores.CATEGORY_SCORES}, [found[f"recall {c}"] for c in range(classes)]
 
 
@@ -136,9 +136,9 @@ def dimension_intervals(
     """
     terms, gap = scores.moments(true, predicted)
     scored = terms[:, 0] > 0
-    groups = _groups(speakers, scored)
+    groups = groups_of(speakers, scored)
     tables = row_sums(terms[scored], groups.index, len(groups))
-    return _intervals(tables, lambda s: scores.dimension_scores_of(s, gap), groups.unit, resamples, seed)
+    return intervals_of(tables, lambda s: scores.dimension_scores_of(s, gap), groups.unit, resamples, seed)
 
 
 def paired_difference(
@@ -171,14 +171,14 @@ def paired_difference(
         tables, score, unit = _paired_dimensions(true, a, b, speakers, metric)
     else:
         raise ValueError(f"unknown metric {metric!r}")
-    draws = score(_resampled(tables, resamples, seed))
+    draws = score(resampled(tables, resamples, seed))
     low, high = percentile_range(draws)
     value = float(score(tables.sum(axis=0)))
     return Difference(value, low, high, two_sided_p(draws), unit, len(tables), resamples)
 
 
 @dataclass(frozen=True)
-class _Groups:
+class Groups:
     """Which cluster each scored clip belongs to: (N,) indices, the number of clusters, and what they are."""
 
     index: Integers
@@ -189,7 +189,8 @@ class _Groups:
         return self.count
 
 
-def _groups(speakers: Sequence[str | None] | None, scored: NDArray[np.bool_]) -> _Groups:
+def groups_of(speakers: Sequence[str | None] | None, scored: NDArray[np.bool_]) -> Groups:
+    """The speakers of the scored clips as clusters; the clips, where fewer than two speakers are known."""
     total = int(scored.sum())
     if speakers is not None:
         if len(speakers) != len(scored):
@@ -198,8 +199,8 @@ def _groups(speakers: Sequence[str | None] | None, scored: NDArray[np.bool_]) ->
         numbers = {name: i for i, name in enumerate(sorted({n for n in names if n is not None}))}
         if len(numbers) >= 2:
             index = np.array([len(numbers) if n is None else numbers[n] for n in names], dtype=np.int64)
-            return _Groups(index, int(index.max()) + 1, "speakers")
-    return _Groups(np.arange(total, dtype=np.int64), total, "utterances")
+            return Groups(index, int(index.max()) + 1, "speakers")
+    return Groups(np.arange(total, dtype=np.int64), total, "utterances")
 
 
 def speaker_name(value: object) -> str | None:
@@ -221,16 +222,17 @@ def row_sums(rows: Floats, index: Integers, groups: int) -> Floats:
     return np.column_stack(columns)
 
 
-def _intervals(tables: Floats, score: _Scores, unit: str, resamples: int, seed: int) -> dict[str, Interval]:
+def intervals_of(tables: Floats, score: _Scores, unit: str, resamples: int, seed: int) -> dict[str, Interval]:
+    """Intervals of all that ``score`` makes of sums (..., K), from the (S, K) sums of the clusters."""
     point = score(tables.sum(axis=0))
-    draws = score(_resampled(tables, resamples, seed))
+    draws = score(resampled(tables, resamples, seed))
     return {
         name: Interval(float(point[name]), *percentile_range(draws[name]), unit, len(tables), resamples)
         for name in point
     }
 
 
-def _resampled(tables: Floats, resamples: int, seed: int) -> Floats:
+def resampled(tables: Floats, resamples: int, seed: int) -> Floats:
     """(resamples, K): sums over S clusters drawn with replacement from the (S, K) tables."""
     if len(tables) == 0:
         return np.zeros((resamples, tables.shape[1]))
@@ -278,7 +280,7 @@ def _paired_categories(
     width = classes * classes
     cells_a, scored = scores.cells_of(true, a, classes)
     cells_b, _ = scores.cells_of(true, b, classes)
-    groups = _groups(speakers, scored)
+    groups = groups_of(speakers, scored)
     sums = [cell_sums(cells[scored], groups.index, len(groups), width) for cells in (cells_a, cells_b)]
 
     def difference(table: Floats) -> Floats:
@@ -295,7 +297,7 @@ def _paired_dimensions(
     terms_a, gap_a = scores.moments(true, a)
     terms_b, gap_b = scores.moments(true, b)
     scored = terms_a[:, 0] > 0
-    groups = _groups(speakers, scored)
+    groups = groups_of(speakers, scored)
     width = terms_a.shape[1]
     tables = row_sums(np.concatenate([terms_a, terms_b], axis=1)[scored], groups.index, len(groups))
 

@@ -19,7 +19,9 @@ from sertune.model.encoder import Encoder, half_where_autocast, load_encoder
 from sertune.model.head import Head
 from sertune.model.methods import apply_methods
 from sertune.model.methods.lora import is_update, load_adapter, save_adapter
-from sertune.model.targets import Target, target_from
+from sertune.model.raters import RaterLayer
+from sertune.model.targets import JoinedTarget, RaterLabelTarget, RaterTarget, Target, target_from
+from sertune.model.targets.joined import JoinedLayer
 
 FORMAT = 1
 ADAPTER = "adapter"
@@ -78,7 +80,9 @@ class EmotionModel(nn.Module):
         self.target = spec.target
         encoder.features.silence, encoder.features.level = spec.audio.silence, spec.audio.level
         apply_methods(encoder, spec.method)
-        self.head = Head(spec.head, encoder.depth, encoder.cut, encoder.width, spec.target.outputs)
+        self.head = Head(
+            spec.head, encoder.depth, encoder.cut, encoder.width, spec.target.linear, spec.target.last_layer
+        )
         if encoder.cut < encoder.depth and encoder.depth not in self.head.layers:
             raise SertuneError(
                 f"head.layers = {list(self.head.layers)}: the head must read layer {encoder.depth}, the output, "
@@ -117,15 +121,66 @@ class EmotionModel(nn.Module):
         if mixup is not None:
             partner, weight = mixup[0].to(vectors.device), mixup[1].to(vectors.device)[:, :, None]
             vectors = weight * vectors + (1 - weight) * vectors[partner]
-        return self.outputs(Vectors(vectors, None if self.training else self._below(batch)))
+        slots = self.target.slots(batch.targets)
+        return self.outputs(Vectors(vectors, None if self.training else self._below(batch)), slots)
 
-    def outputs(self, vectors: "Vectors") -> Tensor:
-        """Outputs (B, K) in float32 of what the head and, where there is one, the readout read."""
+    def outputs(self, vectors: "Vectors", slots: Tensor | None = None) -> Tensor:
+        """Outputs (B, K) in float32 of what the head and, where there is one, the readout read.
+
+        Args:
+            vectors: of the clips.
+            slots: (B, R) annotators whose own outputs are wanted; see `sertune.model.targets.rater`.
+        """
         device = self.head.mean.device
-        outputs: Tensor = self.head(vectors.head.to(device)).float()
+        slots = None if slots is None else slots.to(device)
+        outputs: Tensor = self.head(vectors.head.to(device), slots).float()
+        if self.training:
+            return outputs
         if self.head.readout is not None and vectors.below is not None:
             outputs = self.target.blend(outputs, self.head.readout(vectors.below.to(device)), self.head.blend)
-        return outputs
+        return self.target.finish(outputs, slots, self.head.output)
+
+    @property
+    def rater_part(self) -> tuple[RaterTarget | RaterLabelTarget, RaterLayer] | None:
+        """The target of annotators with its last layer; None where annotators are not predicted."""
+        joined = isinstance(self.target, JoinedTarget)
+        targets = self.target.parts if isinstance(self.target, JoinedTarget) else (self.target,)
+        layers = self.head.output.layers if isinstance(self.head.output, JoinedLayer) else [self.head.output]
+        for target, layer in zip(targets, layers, strict=joined):
+            if isinstance(target, (RaterTarget, RaterLabelTarget)) and isinstance(layer, RaterLayer):
+                return target, layer
+        return None
+
+    @torch.no_grad()
+    def annotators(self, vectors: "Vectors", own: Tensor | None = None) -> Tensor:
+        """(B, A', V) values in [-1, 1], or logits, of annotators for clips, blended with the readout.
+
+        Args:
+            vectors: of the clips.
+            own: own parts of A' annotators, as in `RaterLayer.own`; those of all known annotators if not given.
+
+        Raises:
+            SertuneError: the model does not predict annotators.
+        """
+        found = self.rater_part
+        if found is None:
+            raise SertuneError(f"the model predicts no single annotators (target {self.target.name})")
+        target, layer = found
+        device = self.head.mean.device
+        average, features = layer.parts(self.head.hidden(vectors.head.to(device)))
+        values = layer.everyone(average, features) if own is None else layer.values(average, features, own.to(device))
+        count, width = values.shape[1], values.shape[2]
+        columns = torch.cat([average, values.flatten(1)], dim=1)
+        if self.head.readout is not None and vectors.below is not None:
+            solved = self.head.readout(vectors.below.to(device))
+            if isinstance(self.target, JoinedTarget):
+                solved = solved[:, -target.linear :]  # annotators are the last part
+            columns = target.blend(columns, solved, self.head.blend)
+        return columns[:, width:].reshape(-1, count, width)
+
+    def batch_annotators(self, batch: Batch) -> Tensor:
+        """(B, A', V): `annotators` of a batch."""
+        return self.annotators(Vectors(self.vectors(batch), self._below(batch)))
 
     def _below(self, batch: Batch) -> Tensor | None:
         """What the readout reads, (B, D)."""
@@ -192,7 +247,7 @@ class EmotionModel(nn.Module):
 
     def _batch_of(self, audio: np.ndarray) -> Batch:
         """One window as a batch of its own."""
-        missing = torch.zeros(1, self.target.outputs)
+        missing = self.target.missing(1)
         if self.encoder.front_trains:
             return collate([], missing, [""], audio=[audio])
         # the cut is where the readout ends; above it only a frozen encoder's pooled vectors are read

@@ -1,6 +1,6 @@
 """The head: pooled states of some layers -> mix -> MLP -> outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -10,6 +10,7 @@ from sertune.config import HeadConfig
 from sertune.data.batch import LayerStates
 from sertune.errors import SertuneError
 from sertune.model.encoder import mean_and_std
+from sertune.model.targets.joined import start_layer
 
 ATTENTION_WIDTH = 64
 
@@ -47,7 +48,8 @@ class Head(nn.Module):
         depth: layers of the encoder.
         cut: its first layer that trains.
         width: channels of its states.
-        outputs: number of outputs.
+        outputs: number of outputs of the solved linear models.
+        last: makes the last layer for the width of its input; a linear one with those outputs if not given.
 
     Attributes:
         readout: the frozen linear model on the states at the cut, whose outputs are blended with the head's own; None
@@ -61,7 +63,15 @@ class Head(nn.Module):
     source_mean: Tensor
     source_spread: Tensor
 
-    def __init__(self, config: HeadConfig, depth: int, cut: int, width: int, outputs: int) -> None:
+    def __init__(
+        self,
+        config: HeadConfig,
+        depth: int,
+        cut: int,
+        width: int,
+        outputs: int,
+        last: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.layers = chosen_layers(config, depth, cut)
         blends = 0 < cut < depth and config.blend > 0
@@ -87,12 +97,12 @@ class Head(nn.Module):
         for before, after in pairwise(widths):
             blocks += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
         self.blocks = nn.Sequential(*blocks)
-        self.output = nn.Linear(widths[-1], outputs)
+        self.output = nn.Linear(widths[-1], outputs) if last is None else last(widths[-1])
 
     @property
     def linear(self) -> bool:
-        """Whether the outputs are linear in the standardised vectors."""
-        return len(self.blocks) == 1 and self.convolutions is None
+        """Whether a linear model can start the outputs, or the average annotator's where there are annotators."""
+        return len(self.blocks) == 1 and self.convolutions is None and bool(getattr(self.output, "linear", True))
 
     @property
     def lowest_frames(self) -> int | None:
@@ -128,16 +138,27 @@ class Head(nn.Module):
                 vectors.append(mean_and_std(hidden[layer - start])[:, : self.statistics])
         return torch.stack(vectors, dim=1)
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Pooled vectors (B, layers, statistics), as `pool` gives them -> outputs (B, K)."""
+    def forward(self, vectors: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Pooled vectors (B, layers, statistics), as `pool` gives them -> outputs (B, K).
+
+        Args:
+            vectors: of the clips.
+            slots: (B, R) annotators whose own outputs are wanted, where the last layer has them.
+        """
+        hidden = self.hidden(vectors)
+        outputs: Tensor = self.output(hidden) if isinstance(self.output, nn.Linear) else self.output(hidden, slots)
+        return outputs
+
+    def hidden(self, vectors: Tensor) -> Tensor:
+        """What the last layer reads, (B, width)."""
         if self.convolutions is None:
             vectors = (vectors - self.mean) / self.spread
         if self.weights is None or self.convolutions is not None:
             mixed = vectors.flatten(1)
         else:
             mixed = (vectors * self.weights.softmax(0)[None, :, None]).sum(1)
-        outputs: Tensor = self.output(self.blocks(mixed))
-        return outputs
+        hidden: Tensor = self.blocks(mixed)
+        return hidden
 
     def _mixed_frames(self, layers: list[LayerStates]) -> LayerStates:
         """Standardised frames of the chosen layers as one: their softmax mix, or side by side; float32."""
@@ -188,8 +209,7 @@ class Head(nn.Module):
     @torch.no_grad()
     def start_from(self, weight: Tensor, bias: Tensor) -> None:
         """Sets a linear head: weight (K, F), bias (K,)."""
-        self.output.weight.copy_(weight)
-        self.output.bias.copy_(bias)
+        start_layer(self.output, weight, bias)
 
 
 class PointwiseConvolutions(nn.Module):

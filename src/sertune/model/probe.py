@@ -4,15 +4,29 @@ Multinomial logistic regression for categories, ridge regression for dimensions,
 starts the head (linear probing, then fine-tuning: Kumar et al. 2022) and stands beside every result.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sertune.model.targets import CategoryTarget, Target
+from sertune.model.targets import (
+    CategoryTarget,
+    DimensionTarget,
+    JoinedTarget,
+    PlaneTarget,
+    RaterTarget,
+    Single,
+    SpreadTarget,
+    Target,
+    labels_of,
+)
+from sertune.model.targets.slots import split_slots
 
 ITERATIONS = 200
+ALONE = 0.3
+"""Spread in [-1, 1] that is assumed where no clip has two ratings."""
 
 
 @dataclass
@@ -31,18 +45,78 @@ class LinearModel:
 def fit_linear(
     features: Tensor, targets: np.ndarray, target: Target, regularisation: float, start: LinearModel | None = None
 ) -> LinearModel:
-    """The linear model of a target.
+    """The linear model of a target, with `Target.linear` outputs.
 
     Args:
         features: (N, F), standardised.
-        targets: (N, K) as `Target.encode` gives them; for categories without NaN.
+        targets: (N, K) as `Target.encode` gives them.
         target: whose loss it serves.
         regularisation: lambda; see `fit_logistic` and `fit_ridge`.
         start: where the solver starts (a model of another lambda).
     """
+    if not isinstance(target, JoinedTarget):
+        return _fit_single(features, targets, target, regularisation, start)
+    models, first = [], 0
+    for part, own in zip(target.parts, target.encoded(targets), strict=True):
+        rows = slice(first, first + part.linear)
+        before = LinearModel(start.weight[rows], start.bias[rows], start.regularisation) if start else None
+        models.append(_fit_single(features, own, part, regularisation, before))
+        first += part.linear
+    return _stacked(models)
+
+
+def _stacked(models: Sequence[LinearModel]) -> LinearModel:
+    weight, bias = torch.cat([model.weight for model in models]), torch.cat([model.bias for model in models])
+    return LinearModel(weight, bias, models[0].regularisation)
+
+
+def _fit_single(
+    features: Tensor, targets: np.ndarray, target: Single, regularisation: float, start: LinearModel | None
+) -> LinearModel:
+    if isinstance(target, DimensionTarget):
+        return fit_ridge(features, targets, regularisation)
+    if isinstance(target, (RaterTarget, SpreadTarget)):
+        return _fit_spread(features, targets, target, regularisation)
     if isinstance(target, CategoryTarget):
-        return fit_logistic(features, targets, target, regularisation, start)
-    return fit_ridge(features, targets, regularisation)
+        judged = target
+    else:
+        cells = target.plane.cells if isinstance(target, PlaneTarget) else 0
+        judged = CategoryTarget(labels_of(target) or tuple(map(str, range(cells))), weighted=False)
+        targets = targets[:, : len(judged.labels)]
+    known = ~np.isnan(targets).any(axis=1)
+    return fit_logistic(features[torch.from_numpy(known)], targets[known], judged, regularisation, start)
+
+
+def rating_moments(targets: np.ndarray, target: RaterTarget | SpreadTarget) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (N, D) of each clip's ratings in [-1, 1]; NaN where there is none (not two)."""
+    _, ratings = split_slots(torch.from_numpy(targets), target.before, len(target.dimensions))
+    values = ratings.double().numpy()
+    known = ~np.isnan(values)
+    count = known.sum(axis=1)
+    mean = np.where(count > 0, np.nan_to_num(values).sum(axis=1) / np.maximum(count, 1), np.nan)
+    squares = np.where(known, (np.nan_to_num(values) - np.nan_to_num(mean)[:, None]) ** 2, 0.0).sum(axis=1)
+    return mean, np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
+
+
+def _fit_spread(
+    features: Tensor, targets: np.ndarray, target: RaterTarget | SpreadTarget, regularisation: float
+) -> LinearModel:
+    """Ridge regression of the consensus; its spread fixed for annotators, and linear (its log) for a Gaussian or Beta.
+
+    The fixed one is the standard deviation of the single ratings around the consensus that is predicted.
+    """
+    mean, spread = rating_moments(targets, target)
+    if isinstance(target, SpreadTarget):
+        if np.isnan(spread).all():
+            spread = np.full_like(spread, ALONE)
+        return fit_ridge(features, target.start_of(mean, spread).astype(np.float32), regularisation)
+    model = fit_ridge(features, mean.astype(np.float32), regularisation)
+    _, ratings = split_slots(torch.from_numpy(targets), target.before, len(target.dimensions))
+    errors = (ratings - model(features)[:, None]).double().square()
+    fixed = errors.flatten(0, 1).nanmean(0).nan_to_num(1.0).sqrt().clamp_min(1e-3).float()
+    return LinearModel(
+        torch.cat([model.weight, torch.zeros_like(model.weight)]), torch.cat([model.bias, fixed.log()]), regularisation
+    )
 
 
 def fit_logistic(

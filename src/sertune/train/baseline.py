@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from sertune.config import HeadConfig
+from sertune.config import HeadConfig, RaterConfig
 from sertune.data.splits import Fold
 from sertune.model.emotion_model import EmotionModel
 from sertune.model.probe import LinearModel, fit_linear
 from sertune.model.targets import Target
-from sertune.train.loop import Clips, score
+from sertune.train.judge import score
+from sertune.train.loop import Clips
+from sertune.train.raters import start_raters
 
 
 @dataclass
@@ -42,7 +45,7 @@ def fit_probe(
     model: LinearModel | None = None
     for strength in sorted(strengths, reverse=True):
         model = fit_linear(*train, target, strength, model)
-        dev_score = score(target, model(dev[0]), dev[1])
+        dev_score = score(target, target.lift(model(dev[0]), torch.from_numpy(dev[1])), dev[1])
         if best is None or dev_score > best.dev_score:
             best = Probe(model, dev_score)
     assert best is not None
@@ -58,7 +61,12 @@ class Strengths:
 
 
 def start_head(
-    model: EmotionModel, clips: Clips, fold: Fold, config: HeadConfig, chosen: Strengths | None = None
+    model: EmotionModel,
+    clips: Clips,
+    fold: Fold,
+    config: HeadConfig,
+    chosen: Strengths | None = None,
+    raters: RaterConfig | None = None,
 ) -> Strengths:
     """Standardises the head by the training part, and solves what is solved: the head's start and the readout.
 
@@ -68,6 +76,7 @@ def start_head(
         fold: who trains and who chooses.
         config: strengths to try, and whether the head starts from a linear model.
         chosen: strengths of an earlier choice, which are then taken without looking at dev.
+        raters: options of the annotators, for models that have them.
     """
     head = model.head
     known, targets = clips.for_solving(fold.train)
@@ -80,6 +89,7 @@ def start_head(
         found = fit_probe((train, targets), (dev, clips.targets[fold.dev]), model.target, tried)
         head.start_from(found.model.weight, found.model.bias)
         strengths = replace(strengths, head=found.model.regularisation)
+    start_raters(model, targets, raters or RaterConfig())
     readout = solve_readout(model, clips, fold, config, chosen)
     return replace(strengths, readout=readout)
 
@@ -135,7 +145,7 @@ def fit_baseline(
         if refit:
             train, test = _standardised(features, known, fold.test)
             model = fit_linear(train, clips.targets[known], target, model.regularisation, model)
-        found[name] = (probe.dev_score, model(test))
+        found[name] = (probe.dev_score, target.lift(model(test), torch.from_numpy(clips.targets[fold.test])))
     return found
 
 

@@ -15,15 +15,18 @@ from sertune.data.splits import Fold, Protocol
 from sertune.files import replacing
 from sertune.metrics.summary import main_metrics, summarise
 from sertune.model.emotion_model import EmotionModel
-from sertune.model.predictions import prediction_table, task_of
-from sertune.model.targets import CategoryTarget, possible
+from sertune.model.predictions import prediction_table, rating_table, task_of
+from sertune.model.targets import RaterTarget, possible
 from sertune.progress import say
 from sertune.train.baseline import Strengths, fit_baseline, solve_readout, start_head
 from sertune.train.folder import fold_folder, write_json
-from sertune.train.loop import Fit, derive_seed, model_outputs, model_vectors
+from sertune.train.loop import Fit, derive_seed, each_batch, model_outputs, model_vectors
 from sertune.train.prepare import Prepared
+from sertune.train.raters import calibrate
 
 FINAL = "final"
+CALIBRATION_CLIPS = 300
+"""Most dev clips that choose how far predicted annotators spread."""
 
 
 def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
@@ -39,6 +42,7 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     model, strengths = _fresh_model(prepared, sampled, config)
     options = replace(config, train=replace(config.train, epochs=0)) if solved(model, config) else config
     result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
+    _calibrate(model, fold, prepared, config)
     _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
     known = sampled
     refit = refits(config, prepared.protocol)
@@ -84,8 +88,7 @@ def refits(config: RunConfig, protocol: Protocol) -> bool:
 
 def _solve_again(model: EmotionModel, known: Fold, strengths: Strengths, prepared: Prepared, config: RunConfig) -> None:
     """Fits what is solved, not trained, on train and dev together."""
-    if isinstance(prepared.target, CategoryTarget):
-        prepared.target.balance(prepared.clips.targets[known.train])
+    prepared.target.balance(prepared.clips.targets[known.train])
     if solved(model, config):
         start_head(model, prepared.clips, known, config.head, strengths)
     else:
@@ -94,17 +97,37 @@ def _solve_again(model: EmotionModel, known: Fold, strengths: Strengths, prepare
 
 def solved(model: EmotionModel, config: RunConfig) -> bool:
     """Whether nothing is left to train after the head's start."""
-    return config.method.name == "frozen" and config.head.start == "probe" and model.head.linear
+    probed = config.head.start == "probe" and model.head.linear and model.target.solvable
+    return config.method.name == "frozen" and probed
 
 
 def _write_predictions(
     file: Path, model: EmotionModel, name: str, rows: np.ndarray, prepared: Prepared, config: RunConfig
 ) -> None:
     outputs = model_outputs(model, prepared.clips, rows, config, prepared.device)
-    outputs = possible(prepared.target, outputs, prepared.clips.targets[rows])
-    table = prediction_table(prepared.manifest.utterances.iloc[rows], prepared.target, outputs)
+    targets = prepared.clips.targets[rows]
+    outputs = possible(prepared.target, outputs, targets)
+    utterances = prepared.manifest.utterances.iloc[rows]
+    table = prediction_table(utterances, prepared.target, outputs, targets)
     table.insert(1, "fold", name)
     write_table(file, table)
+    if model.rater_part is not None:
+        rated = rating_table(utterances, prepared.manifest.ratings, prepared.target, outputs)
+        met = model.rater_part[1].known.cpu().numpy()
+        names = np.array(model.rater_part[0].raters, dtype=object)[met]
+        rated["known"] = np.isin(rated["rater"].to_numpy(dtype=object), names)
+        rated.insert(1, "fold", name)
+        write_table(file.with_name(f"{file.stem}_ratings.parquet"), rated)
+
+
+def _calibrate(model: EmotionModel, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
+    """Lets dev choose how far predicted annotators spread; see `calibrate`."""
+    options = config.target.plane
+    if model.rater_part is None or not isinstance(model.rater_part[0], RaterTarget) or not options.calibrate:
+        return
+    rows = fold.dev[:: -(-len(fold.dev) // CALIBRATION_CLIPS)]
+    known = each_batch(model, prepared.clips, rows, config, prepared.device, model.batch_annotators)
+    calibrate(model, known, prepared.clips.targets[rows])
 
 
 def _fresh_model(
@@ -116,9 +139,8 @@ def _fresh_model(
     with torch.no_grad():
         for name, tensor in prepared.initial.items():
             prepared.encoder.model.get_parameter(name).copy_(tensor)
-    if isinstance(prepared.target, CategoryTarget):
-        prepared.target.balance(prepared.clips.targets[fold.train])
-    strengths = start_head(model, prepared.clips, fold, config.head, chosen)
+    prepared.target.balance(prepared.clips.targets[fold.train])
+    strengths = start_head(model, prepared.clips, fold, config.head, chosen, config.target.rater)
     prepared.device.prepare(model)
     return model, strengths
 
@@ -140,8 +162,8 @@ def _fold_baseline(folder: Path, fold: Fold, prepared: Prepared, config: RunConf
     rows = prepared.manifest.utterances.iloc[fold.test]
     tables = []
     for name, (_, outputs) in found.items():
-        outputs = possible(prepared.target, outputs, prepared.clips.targets[fold.test])
-        table = prediction_table(rows, prepared.target, outputs)
+        targets = prepared.clips.targets[fold.test]
+        table = prediction_table(rows, prepared.target, possible(prepared.target, outputs, targets), targets)
         table.insert(0, "baseline", name)
         tables.append(table)
     write_table(folder / "baseline.parquet", pd.concat(tables, ignore_index=True))

@@ -5,7 +5,6 @@ uninterrupted one, and splitting a batch changes nothing but memory.
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,20 +21,17 @@ from sertune.data.augment import mixup_pairs
 from sertune.data.batch import Batch, collate, make_batches
 from sertune.data.splits import Fold
 from sertune.errors import SertuneError
-from sertune.metrics import scores
 from sertune.model.emotion_model import EmotionModel
-from sertune.model.targets import CategoryTarget, Target, possible
 from sertune.progress import progress
 from sertune.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sertune.train.device import Device
+from sertune.train.judge import score, score_spread
 from sertune.train.optim import clip_gradients, make_optimizer, rate_factor, set_rates
 from sertune.train.sampling import weighted_rows
 from sertune.train.states import Reader, States
 
 EVAL_CLIPS = 64
 """Most clips in a batch that is scored."""
-RESAMPLES = 100
-"""Of the dev clips, for the standard error of a CCC."""
 
 
 @dataclass
@@ -108,38 +104,6 @@ class FitResult:
     dev_score: float
     log: list[dict[str, Any]] = field(default_factory=list)
     train_seconds: float = 0.0
-
-
-def score(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
-    """What dev is judged by: UAR, or the mean CCC over the dimensions; NaN where undefined."""
-    decoded = target.decode(possible(target, outputs, targets))
-    if isinstance(target, CategoryTarget):
-        return float(scores.uar(targets.argmax(1), decoded["predicted"]))
-    low, high = np.array(target.scales).T
-    true = (targets.astype(np.float64) + 1) / 2 * (high - low) + low
-    values = [scores.ccc(true[:, k], decoded["values"][:, k]) for k in range(target.outputs)]
-    return float(np.mean(values))
-
-
-def score_spread(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
-    """Standard error of `score`.
-
-    UAR: from the binomial errors of the recalls, each with one success and one failure added, so that a perfect score
-    on a few clips is not taken for certain. CCC: by bootstrap over the clips.
-    """
-    if isinstance(target, CategoryTarget):
-        predicted = target.decode(possible(target, outputs, targets))["predicted"]
-        counts = scores.confusion(targets.argmax(1), predicted, target.outputs)
-        support = counts.sum(1)
-        present = support > 0
-        recall = (counts.diagonal()[present] + 1) / (support[present] + 2)
-        return float(np.sqrt((recall * (1 - recall) / (support[present] + 2)).sum()) / present.sum())
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(RESAMPLES):
-        rows = rng.integers(0, len(targets), len(targets))
-        draws.append(score(target, outputs[rows], targets[rows]))
-    return float(np.nanstd(draws)) if np.isfinite(draws).any() else math.nan
 
 
 def derive_seed(*parts: object) -> int:
@@ -316,13 +280,13 @@ class Fit:
         """
         if len(parts) == 1:
             outputs, targets = self._forward(parts[0], step, 0)
-            loss = self.model.target.loss(outputs, targets)
+            loss = self.model.target.loss(outputs, targets, step)
             self.device.backward(loss)
             return float(loss.detach())
         with torch.no_grad():
             made = [self._forward(part, step, index) for index, part in enumerate(parts)]
         outputs = torch.cat([output for output, _ in made]).requires_grad_()
-        loss = self.model.target.loss(outputs, torch.cat([target for _, target in made]))
+        loss = self.model.target.loss(outputs, torch.cat([target for _, target in made]), step)
         (slope,) = torch.autograd.grad(loss, outputs)
         for index, (part, part_slope) in enumerate(zip(parts, slope.split([len(p) for p in parts]), strict=True)):
             output, _ = self._forward(part, step, index)
@@ -369,16 +333,16 @@ class Fit:
 
 def model_outputs(model: EmotionModel, clips: Clips, rows: np.ndarray, config: RunConfig, device: Device) -> Tensor:
     """Outputs (len(rows), K) in eval mode on the CPU, in the order of ``rows``."""
-    return _in_batches(model, clips, rows, config, device, model)
+    return each_batch(model, clips, rows, config, device, model)
 
 
 def model_vectors(model: EmotionModel, clips: Clips, rows: np.ndarray, config: RunConfig, device: Device) -> Tensor:
     """Pooled vectors (len(rows), layers, statistics) in eval mode on the CPU, in the order of ``rows``."""
-    return _in_batches(model, clips, rows, config, device, model.vectors)
+    return each_batch(model, clips, rows, config, device, model.vectors)
 
 
 @torch.no_grad()
-def _in_batches(
+def each_batch(
     model: EmotionModel,
     clips: Clips,
     rows: np.ndarray,
@@ -386,6 +350,7 @@ def _in_batches(
     device: Device,
     compute: Callable[[Batch], Tensor],
 ) -> Tensor:
+    """What ``compute`` makes of clips in eval mode, (len(rows), ...) on the CPU, in the order of ``rows``."""
     model.eval()
     batches = make_batches(
         clips.states.seconds[rows], max_clips=EVAL_CLIPS, max_seconds=2 * config.train.batch_seconds, rng=None

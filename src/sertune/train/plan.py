@@ -309,7 +309,7 @@ def _noise_clips(parts: Parts, model: EmotionModel, seconds: np.ndarray) -> Clip
                 for s in seconds
             ]
     states = States(pooled, frames, seconds, [""] * len(seconds))
-    every = parts.target.encode(parts.manifest.utterances)
+    every = parts.target.encode(parts.manifest.utterances, parts.manifest.ratings)
     targets = every[np.linspace(0, len(every) - 1, len(seconds)).round().astype(int)]
     reader = cast("Reader", _NoiseReader(encoder, seconds))
     return Clips(states, targets, ["noise"] * len(seconds), reader)

@@ -16,18 +16,17 @@ from sertune.data.audit import audit_split
 from sertune.data.label_map import LabelMap, find_map
 from sertune.data.manifest import Manifest
 from sertune.data.splits import Protocol, make_protocol
-from sertune.errors import SertuneError, unknown
+from sertune.errors import SertuneError
 from sertune.model.emotion_model import EmotionModel, ModelSpec
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.methods import apply_methods
-from sertune.model.targets import MASKED, CategoryTarget, DimensionTarget, Target
+from sertune.model.targets import MASKED, CategoryTarget, Target, dimensions_of, labels_of, lead_of
 from sertune.progress import say
 from sertune.train.cache import DiskCache, disk_dtype, open_cache
+from sertune.train.choose import check_left, choose_target, consensus_codes
 from sertune.train.device import Device
 from sertune.train.loop import Clips
 from sertune.train.states import GIB, Reader, States, choose_views, compute_states, frames_nbytes
-
-DIMENSIONS = ("arousal", "valence", "dominance")
 
 
 @dataclass
@@ -108,7 +107,7 @@ def _read(config: RunConfig) -> tuple[Reading, LabelMap | None]:
     """The data, and the label map that it passed through: the one that is named, or else that of the protocol."""
     label_map = find_map(config.label_map) if config.label_map not in ("", "none") else None
     reading = read_spaces(config.data, config.columns, label_map=label_map, absent=config.absent)
-    if config.label_map or config.target.name != "category" or config.target.labels:
+    if config.label_map or not config.target.about_labels or config.target.labels:
         return reading, label_map
     label_map = protocol_map(reading.manifest, config.split.name)
     if label_map is None:
@@ -165,7 +164,7 @@ def prepare(config: RunConfig) -> Prepared:
     manifest = manifest.select(rows)
     frame = manifest.utterances
     if skipped:
-        _check_left(manifest, target)
+        check_left(manifest, target)
     several = len(config.data) > 1
     clips = Clips(
         states,
@@ -189,7 +188,7 @@ def prepare(config: RunConfig) -> Prepared:
 
 def _encoded(manifest: Manifest, target: Target, reading: Reading, config: RunConfig) -> np.ndarray:
     """The targets (N, K); with ``absent: mask``, `MASKED` for the classes that a clip's corpus lacks."""
-    encoded = target.encode(manifest.utterances)
+    encoded = target.encode(manifest.utterances, manifest.ratings)
     if config.absent == "mask" and isinstance(target, CategoryTarget) and len(reading.labels) > 1:
         source = sources(manifest)
         for number, known in enumerate(reading.labels):
@@ -198,76 +197,13 @@ def _encoded(manifest: Manifest, target: Target, reading: Reading, config: RunCo
     return encoded
 
 
-def choose_target(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
-    """The target that the data allows, and the clips that have it.
-
-    Raises:
-        SertuneError: the data lacks it, or it has one label only.
-    """
-    options = config.target
-    has_dimensions = [name for name in DIMENSIONS if name in manifest.schemes]
-    if options.name == "category":
-        if "emotion" not in manifest.schemes:
-            hint = f"; it has {', '.join(has_dimensions)}: use --target dimension" if has_dimensions else ""
-            raise SertuneError(f"target category: {manifest.name} has no emotion labels{hint}")
-        return _category(manifest, config)
-    named = ["arousal" if name == "activation" else name for name in options.dimensions]
-    wanted = list(dict.fromkeys(named)) or has_dimensions
-    for name in wanted:
-        if name not in has_dimensions:
-            raise SertuneError(
-                f"target dimension: {manifest.name} has no {name} (it has {', '.join(has_dimensions) or 'none'})"
-            )
-    if not wanted:
-        hint = "; it has labels: use --target category" if "emotion" in manifest.schemes else ""
-        raise SertuneError(f"target dimension: {manifest.name} has no arousal, valence or dominance{hint}")
-    if min(config.train.batch_clips, config.train.accumulate) < 1 or config.train.batch_clips < 2:
-        raise SertuneError("train.batch_clips = 1: the CCC needs at least two clips in a batch")
-    for name in wanted:
-        if manifest.utterances[name].nunique() < 2:
-            raise SertuneError(f"{manifest.name}: {name} is the same for every clip, so that nothing can be learnt")
-    known = manifest.utterances[wanted].notna().any(axis=1).to_numpy()
-    target = DimensionTarget(tuple(wanted), tuple(manifest.schemes[name].scale for name in wanted))
-    return manifest.select(known), target
-
-
-def _category(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Target]:
-    options = config.target
-    scheme, emotion = manifest.schemes["emotion"].labels, manifest.utterances["emotion"]
-    labels = tuple(options.labels) or scheme
-    for label in labels:
-        if label not in scheme:
-            raise unknown(f"label of {manifest.name} in target.labels:", label, scheme)
-    present = [label for label in labels if bool((emotion == label).any())]
-    if config.target.labels and (absent := [label for label in labels if label not in present]):
-        raise SertuneError(f"target.labels: no clip of {manifest.name} is labelled {absent[0]!r}")
-    if len(present) < 2:
-        one = present[0] if present else "none"
-        raise SertuneError(f"{manifest.name}: only one label ({one}); a category needs at least two")
-    target = CategoryTarget(tuple(present), options.label_smoothing, options.adjustment, options.class_weights)
-    return manifest.select(emotion.isin(present).to_numpy()), target
-
-
-def _check_left(manifest: Manifest, target: Target) -> None:
-    """Raises `SertuneError` where bad files were all that a label or a dimension had."""
-    frame = manifest.utterances
-    if isinstance(target, CategoryTarget):
-        lost = [label for label in target.labels if not bool((frame["emotion"] == label).any())]
-        hint = "name the others with --target.labels"
-    else:
-        lost = [name for name in target.dimensions if frame[name].nunique() < 2]
-        hint = "name the others with --target.dimensions"
-    if lost:
-        raise SertuneError(f"{manifest.name}: without its bad files it has nothing to learn {lost[0]} from; {hint}")
-
-
 def split(manifest: Manifest, target: Target, config: RunConfig) -> Protocol:
     """The folds of a configuration."""
     options = config.split
     return make_protocol(
         manifest.utterances,
         options.name,
-        labels=_labels(manifest, target),
+        labels=consensus_codes(manifest, target),
         folds=options.folds,
         test=options.test,
         dev=options.dev,
@@ -275,12 +211,6 @@ def split(manifest: Manifest, target: Target, config: RunConfig) -> Protocol:
         seed=config.seed,
         published=published(manifest),
     )
-
-
-def _labels(manifest: Manifest, target: Target) -> np.ndarray:
-    """(N,) label ids, or (N, D) values."""
-    encoded = target.encode(manifest.utterances)
-    return encoded.argmax(1) if isinstance(target, CategoryTarget) else encoded.astype(np.float64)
 
 
 def _keeps(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int | None, cache: DiskCache | None) -> bool:
@@ -302,6 +232,7 @@ def _keeps(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int |
 
 def _audit(manifest: Manifest, target: Target, protocol: Protocol, states: States, config: RunConfig) -> dict[str, Any]:
     """What the parts share, and what trivial features predict (`audit_split`)."""
-    names = target.labels if isinstance(target, CategoryTarget) else target.dimensions
-    values = _labels(manifest, target)
+    lead = lead_of(target)
+    names = labels_of(lead) or dimensions_of(lead)
+    values = consensus_codes(manifest, target)
     return audit_split(manifest.utterances, protocol, values, names, states.digests, states.heard, config.seed)

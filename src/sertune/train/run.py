@@ -15,10 +15,11 @@ from sertune.data.splits import Protocol
 from sertune.metrics.summary import compare, summarise
 from sertune.model.emotion_model import EmotionModel
 from sertune.model.predictions import task_of
-from sertune.model.targets import CategoryTarget
+from sertune.model.targets import Target, labels_of, lead_of
 from sertune.train.device import describe_machine
 from sertune.train.folder import fold_folder, open_run, start_run, write_json, write_text
 from sertune.train.folds import refits, run_fold, write_table
+from sertune.train.judge import judged_by
 from sertune.train.loop import count_parameters
 from sertune.train.prepare import Prepared, prepare
 
@@ -79,7 +80,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "dev_metrics": dev_summary["metrics"],
         "baseline": _baseline(folders, results, test, task, config.seed),
         "folds": [result["fold"] for result in results],
-        "protocol": _protocol(protocol, config, interval, prepared.notes),
+        "protocol": _protocol(protocol, prepared.target, config, interval, prepared.notes),
         "audit": prepared.audit,
         "cost": _cost(results, prepared, seconds),
         "encoder": prepared.encoder.described(),
@@ -112,9 +113,9 @@ def _baseline(
     return rows
 
 
-def _protocol(protocol: Protocol, config: RunConfig, interval: str, notes: list[str]) -> dict[str, Any]:
-    judge = "UAR" if config.target.name == "category" else "mean CCC"
-    frozen = config.method.name == "frozen" and config.head.start == "probe"
+def _protocol(protocol: Protocol, target: Target, config: RunConfig, interval: str, notes: list[str]) -> dict[str, Any]:
+    frozen = config.method.name == "frozen" and config.head.start == "probe" and target.solvable
+    judge = judged_by(target)
     what = f"strength of the regularisation by dev {judge}"
     if not frozen:
         within = config.train.choose == "within-error"
@@ -173,7 +174,8 @@ def _data(prepared: Prepared, config: RunConfig) -> dict[str, Any]:
         described["label_map"] = prepared.label_map.name
     if prepared.reading.notes:
         described["label_space"] = list(prepared.reading.notes)
-    if isinstance(prepared.target, CategoryTarget):
+    lead = lead_of(prepared.target)
+    if lead.categorical:
         counts = frame["emotion"].value_counts()
-        described["per_label"] = {label: int(counts.get(label, 0)) for label in prepared.target.labels}
+        described["per_label"] = {label: int(counts.get(label, 0)) for label in labels_of(lead)}
     return described

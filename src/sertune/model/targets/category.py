@@ -1,6 +1,6 @@
-"""Targets: what is predicted. Each owns encoding, loss and decoding, so that they cannot disagree."""
+"""One of several labels, or the shares of the votes for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,14 +9,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sertune.errors import SertuneError
+from sertune.model.targets.plain import Plain
 
 MASKED = -1.0
 """In place of a class's probability, where the clip says nothing of the class: its corpus does not have it."""
 
 
 @dataclass
-class CategoryTarget:
+class CategoryTarget(Plain):
     """One of several labels.
 
     Attributes:
@@ -36,11 +36,16 @@ class CategoryTarget:
     name: str = "category"
 
     @property
+    def categorical(self) -> bool:
+        """Whether it is about labels."""
+        return True
+
+    @property
     def outputs(self) -> int:
         """Number of outputs."""
         return len(self.labels)
 
-    def encode(self, utterances: pd.DataFrame) -> np.ndarray:
+    def encode(self, utterances: pd.DataFrame, ratings: pd.DataFrame | None = None) -> np.ndarray:
         """(N, K) float32, 1 at the label; a row of NaN where the label is missing or not among `labels`."""
         codes = label_codes(utterances["emotion"], self.labels)
         encoded = np.full((len(codes), len(self.labels)), np.nan, dtype=np.float32)
@@ -53,8 +58,9 @@ class CategoryTarget:
 
         A class weighs the inverse of its frequency, so that the weights' mean over clips is 1.
         """
+        targets = targets[~np.isnan(targets).any(axis=1)]
         counts = np.maximum(np.maximum(targets, 0).sum(0), 1)
-        self.shares = torch.tensor(counts / len(targets), dtype=torch.float32)
+        self.shares = torch.tensor(counts / max(len(targets), 1), dtype=torch.float32)
         if self.weighted:
             self.weights = torch.tensor(len(targets) / (len(self.labels) * counts), dtype=torch.float32)
 
@@ -82,7 +88,7 @@ class CategoryTarget:
         adjusted = self.adjusted(outputs).masked_fill(lacking, float("-inf"))
         return adjusted.log_softmax(1).masked_fill(lacking, 0.0)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, step: int | None = None) -> Tensor:
         """Weighted cross-entropy of the whole batch, in float32.
 
         sum_i w_i CE(q_i, softmax(adjusted outputs_i)) / sum_i w_i with w_i = sum_k weights_k y_ik and the smoothed
@@ -90,8 +96,14 @@ class CategoryTarget:
 
         Args:
             outputs: (B, K) logits.
-            targets: (B, K) probabilities; `MASKED` classes are left out of the clip's softmax and of K.
+            targets: (B, K) probabilities; `MASKED` classes are left out of the clip's softmax and of K. Clips with NaN
+                are left out.
         """
+        known = ~targets.isnan().any(1)
+        if not bool(known.all()):
+            outputs, targets = outputs[known], targets[known]
+        if not len(targets):
+            return outputs.sum() * 0
         had = (targets >= 0).sum(1, keepdim=True)
         smooth = (1 - self.smoothing) * targets.clamp_min(0) + self.smoothing / had
         entropy = -(smooth * self.log_probabilities(outputs.float(), targets)).sum(1)
@@ -112,91 +124,7 @@ class CategoryTarget:
         return {"name": self.name, "labels": list(self.labels), "smoothing": self.smoothing}
 
 
-@dataclass
-class DimensionTarget:
-    """Arousal, valence, dominance on their own scales.
-
-    Attributes:
-        dimensions: in the order of the outputs.
-        scales: lowest and highest rating of each.
-    """
-
-    dimensions: tuple[str, ...]
-    scales: tuple[tuple[float, float], ...]
-    name: str = "dimension"
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs."""
-        return len(self.dimensions)
-
-    def encode(self, utterances: pd.DataFrame) -> np.ndarray:
-        """(N, K) float32 in [-1, 1] by the known scale (not by a split's own range); NaN where missing."""
-        values = utterances[list(self.dimensions)].to_numpy(dtype=np.float64)
-        low, high = np.array(self.scales).T
-        return np.asarray((2 * (values - low) / (high - low) - 1).astype(np.float32))
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean over dimensions of 1 - CCC over the whole batch, in float32 (arXiv 2503.03756; Lin 1989).
-
-        CCC = 2 cov(x, y) / (var x + var y + (mean x - mean y)^2), population moments.
-
-        Args:
-            outputs: (B, K).
-            targets: (B, K), NaN where missing: left out of that dimension.
-        """
-        known = ~targets.isnan()
-        count = known.sum(0).clamp_min(1)
-        x = outputs.float() * known
-        y = targets.nan_to_num() * known
-        x_mean, y_mean = x.sum(0) / count, y.sum(0) / count
-        x_dev, y_dev = (x - x_mean) * known, (y - y_mean) * known
-        covariance = (x_dev * y_dev).sum(0) / count
-        variances = (x_dev.square().sum(0) + y_dev.square().sum(0)) / count
-        ccc = 2 * covariance / (variances + (x_mean - y_mean).square() + 1e-8)
-        return (1 - ccc).mean()
-
-    def blend(self, outputs: Tensor, others: Tensor, share: float) -> Tensor:
-        """Weighted mean of two models' values, ``share`` for the others; (B, K)."""
-        return (1 - share) * outputs.float() + share * others.float()
-
-    def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
-        """Outputs (B, K) -> ``values`` (B, K) float64 on the own scales, kept inside them."""
-        low, high = np.array(self.scales).T
-        values = (outputs.double().cpu().numpy() + 1) / 2 * (high - low) + low
-        return {"values": np.clip(values, low, high)}
-
-    def describe(self) -> dict[str, Any]:
-        """As saved in model.json."""
-        return {"name": self.name, "dimensions": list(self.dimensions), "scales": [list(s) for s in self.scales]}
-
-
-Target = CategoryTarget | DimensionTarget
-
-
-def possible(target: Target, outputs: Tensor, targets: np.ndarray) -> Tensor:
-    """Outputs (N, K) without the classes that each clip's corpus lacks: -inf where ``targets`` are `MASKED`."""
-    if not isinstance(target, CategoryTarget):
-        return outputs
-    lacking = torch.from_numpy(targets < 0).to(outputs.device)
-    return outputs.masked_fill(lacking, float("-inf"))
-
-
 def label_codes(labels: pd.Series, known: Sequence[str]) -> np.ndarray:
     """(N,) int64 positions in ``known``; -1 where missing or not among them."""
     position = {label: code for code, label in enumerate(known)}
     return np.array([position.get(label, -1) if isinstance(label, str) else -1 for label in labels], dtype=np.int64)
-
-
-def target_from(description: Mapping[str, Any]) -> Target:
-    """The target that `describe` described.
-
-    Raises:
-        SertuneError: a target that this version does not know.
-    """
-    if description["name"] == "category":
-        return CategoryTarget(tuple(description["labels"]), float(description["smoothing"]))
-    if description["name"] == "dimension":
-        scales = tuple((float(low), float(high)) for low, high in description["scales"])
-        return DimensionTarget(tuple(description["dimensions"]), scales)
-    raise SertuneError(f"unknown target {description['name']!r}; was it saved by a newer sertune?")

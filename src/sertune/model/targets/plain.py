@@ -1,0 +1,47 @@
+"""What targets share whose outputs are those of a linear layer, clip by clip."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Plain:
+    """Outputs, encoded targets and the solved linear model have the same columns."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        raise NotImplementedError
+
+    @property
+    def linear(self) -> int:
+        """Outputs of the linear model that starts the head and stands beside as the baseline."""
+        return self.outputs
+
+    @property
+    def solvable(self) -> bool:
+        """Whether that linear model is all that a frozen encoder with a linear head can learn."""
+        return True
+
+    def balance(self, targets: np.ndarray) -> None:
+        """Takes what the loss needs to know of the training part's encoded ``targets`` (N, K)."""
+
+    def last_layer(self, width: int) -> nn.Module:
+        """From the head's vector (B, width) to the outputs."""
+        return nn.Linear(width, self.outputs)
+
+    def missing(self, count: int) -> Tensor:
+        """(count, K) encoded targets of clips of which nothing is known."""
+        return torch.full((count, self.outputs), torch.nan)
+
+    def slots(self, targets: Tensor) -> Tensor | None:
+        """(B, R) raters of each clip, whose own outputs are wanted; None: this target has none."""
+        return None
+
+    def lift(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Outputs as they are scored, from those of the solved linear model."""
+        return outputs
+
+    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module) -> Tensor:
+        """Outputs as they are scored, from those of the last layer."""
+        return outputs
