@@ -29,6 +29,16 @@ def ratings_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return run
 
 
+@pytest.fixture(scope="module")
+def plane_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("plane") / "run"
+    flags = ["--target", "distribution", "--target.distribution.of", "plane", "--out", str(run)]
+    assert (
+        main(["train", "--data", f"synthetic:{tiny_corpus}", "--method", "frozen", "--baseline", "false", *flags]) == 0
+    )
+    return run
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups and classes of the tiny corpus count."""
@@ -286,3 +296,18 @@ def test_corrected_p_are_holms() -> None:
     entries: list[dict[str, Any]] = [{"p": p} for p in (0.04, 0.01, 0.03, 0.5)]
     app._holm(entries)
     assert [entry["p_corrected"] for entry in entries] == pytest.approx([0.09, 0.04, 0.09, 0.5])
+
+
+def test_a_distribution_is_worse_where_its_distance_rises(
+    plane_run: Path, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = f"synthetic:{tiny_corpus}"
+    report = audit(plane_run, data, tmp_path / "out", conditions=["white-5"])
+    (row,) = report["robustness"]["conditions"]
+    assert list(row["differences"]) == ["ccc_arousal", "ccc_valence", "tvd"]
+    clean = report["metrics"]["tvd"]["value"]
+    assert row["differences"]["tvd"]["value"] == pytest.approx(row["metrics"]["tvd"] - clean)
+    assert "TVD" in capsys.readouterr().out.upper()
+    rise, fall = ({"value": value, "p_corrected": 0.01} for value in (0.2, -0.2))
+    assert [app._is_drop("tvd", rise), app._is_drop("tvd", fall)] == [True, False]
+    assert [app._is_drop("uar", rise), app._is_drop("uar", fall)] == [False, True]

@@ -47,7 +47,30 @@ PEFT_SER = {
     "cache.states": False,
     "audio.crop": 6.0,
 }
+ANNOTATORS = {
+    "target.dimensions": ["arousal", "valence"],
+    "target.rater.of": "dimension",
+    "target.rater.form": "heads",
+    "target.rater.min_raters": 2,
+    "target.rater.shrinkage": 0.0,
+    "target.plane.grid": [4, 4],
+    "target.plane.truth": "subsets",
+    "target.plane.kernel": "diffusion",
+    "target.plane.temperature": 8.0,
+    "target.plane.fine": 64,
+    "target.plane.calibrate": False,
+    "method.name": "frozen",
+    "head.dropout": 0.2,
+    "head.start": "random",
+    "head.blend": 0.0,
+    "split.name": "msp-improv-paper-b",
+    "train.average": 0.0,
+}
+HEADS = {**ANNOTATORS, "head.hidden": [256], "target.rater.branch": [256, 256]}
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "paper-b-annotators": {**HEADS, "target.name": "rater"},
+    "paper-b-density": {**HEADS, "target.name": "rater+density", "target.schedule": "alternate"},
+    "paper-b-softmax": {**ANNOTATORS, "target.name": "distribution", "target.distribution.of": "plane"},
     "paper-a-full": {**DIMENSIONAL, "method.name": "full", "precision": "fp32", "cache.states": False},
     "paper-a-partial": {**LAST_THREE, "precision": "fp32", "cache.states": False},
     "paper-a-partial-bf16": {**LAST_THREE, "precision": "bf16", "cache.states": False},

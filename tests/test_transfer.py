@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from sertune.apps.transfer import findings, text_table
+from sertune.apps.transfer import _difference, findings, text_table
 from sertune.cli import main
 from sertune.config import RunConfig
 from sertune.data.synthetic import write_corpus
@@ -349,3 +349,32 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     for place, words in ((tmp_path, "something else than a transfer"), (tmp_path / "notes.txt", "is a file")):
         with pytest.raises(SertuneError, match=words):
             open_transfer(RunConfig(data=["emodb:a", "urdu:b"], out=str(place)))
+
+
+# Opinions
+
+
+def test_distributions_are_tested_by_their_distance(tiny_corpus: Path, tmp_path: Path) -> None:
+    other = write_corpus(tmp_path / "other", seed=5, speakers=4, sentences=2, per_emotion=1, raters=4)
+    specs = [f"synthetic:{tiny_corpus}", f"synthetic:{other}"]
+    out = tmp_path / "out"
+    flags = ["--target", "distribution", "--target.distribution.of", "plane", "--adapt", "corpus"]
+    assert main(command(specs, out, *flags)) == 0
+    report = read(out)
+    assert report["metrics"] == ["ccc_arousal", "ccc_valence", "tvd"]
+    for (row, column), cell in cells(report, metric="tvd").items():
+        folder = out / "runs" / row if row == column else out / "tests" / f"{row}-on-{column}"
+        assert cell["value"] == read(folder)["metrics"]["tvd"]["value"]
+        assert cell["corrected"] == pytest.approx(1 - cell["value"])
+        assert cell["chance"] is None
+        assert cell["clips"] > 0
+    adapted = cells(report, "corpus", "tvd")["synthetic", "synthetic-2"]
+    test = read(out / "tests" / "synthetic-on-synthetic-2@corpus")
+    assert adapted["difference"] == test["plain"]["difference"]["tvd"]
+    assert "lower is better" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_distance_that_falls_is_better() -> None:
+    entry = {"value": -0.1, "low": -0.2, "high": -0.05, "p": 0.01}
+    verdicts = [shown["verdict"] for name in ("tvd", "uar") if (shown := _difference(name, entry)) is not None]
+    assert verdicts == ["better", "worse"]

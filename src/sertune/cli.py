@@ -12,6 +12,7 @@ from typing import Any
 
 from sertune import __version__
 from sertune.errors import SertuneError, unknown, unknown_flag
+from sertune.progress import say
 
 USAGE = """\
 usage: sertune COMMAND ...
@@ -24,9 +25,10 @@ commands:
   transfer   train here, test there:  sertune transfer --data A --data B [--data C ...] --out DIR
   evaluate   score a saved model:     sertune evaluate RUN --data D --out DIR
   audit      fairness and robustness: sertune audit RUN --data D --out DIR
-  predict    predict files:           sertune predict RUN FILE|FOLDER ... [--json | --csv]
+  predict    predict files:           sertune predict RUN FILE|FOLDER ... [--json | --csv] [--as-rater NAME]
   merge      fold LoRA into weights:  sertune merge RUN --out FOLDER [--as-encoder]
   check      look for what is wrong with data, file by file
+  raters     what can be known of annotators from tables alone:  sertune raters DATA [--out DIR]
   cache      states on disk:          sertune cache ls | verify | prune | build
   corpora    list the corpora that have a reader, or tell all of one:  sertune corpora [NAME]
   fetch      fetch a corpus that may be had freely:  sertune fetch NAME [--to FOLDER]
@@ -325,43 +327,77 @@ def predict(arguments: Sequence[str]) -> int:
     """Predict files and folders with a saved model."""
     parser = _parser("predict", "Predict files and folders with a saved model.")
     parser.add_argument("model", help="a run folder, or its model/")
-    parser.add_argument("files", nargs="+", help="audio files, or folders with audio")
+    parser.add_argument("files", nargs="*", help="audio files, or folders with audio")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true", help="CSV with a header")
+    parser.add_argument(
+        "--distribution", action="store_true",
+        help="also the distribution of opinions: the cells of the arousal-valence plane (labels: their probabilities)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--as-rater", action="append", default=[], metavar="NAME",
+        help="also what an annotator would say: a known one, or FILE.json of --save-rater; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--raters", action="store_true", help="list the annotators that the model knows, and stop")
+    parser.add_argument(
+        "--like", metavar="RATINGS.csv",
+        help="also what a new annotator would say, who gave these ratings: columns file, and arousal, valence ... or "
+        "emotion",
+    )  # fmt: skip
+    parser.add_argument("--save-rater", metavar="FILE.json", help="keep the annotator of --like for --as-rater")
     _add_adapt(parser)
     parser.add_argument("--encoder", help="where the base encoder is now, if it moved")
     parser.add_argument("--skip-bad", action="store_true", help="go on after files that can't be used")
     options = parser.parse_args(arguments)
-    from sertune.apps.predict import csv_columns, csv_row, predict_adapted, predict_files
+    if not (options.files or options.raters or options.like):
+        parser.error("the following arguments are required: files")
+    if options.save_rater and not options.like:
+        parser.error("--save-rater: keeps the annotator of --like, which is missing")
+    from sertune.apps.predict import check_ask, csv_columns, csv_row, in_words, predict_adapted, predict_files
     from sertune.model.emotion_model import load_model
 
     model = load_model(options.model, encoder=options.encoder)
+    if options.raters:
+        from sertune.apps.annotators import rater_rows, rater_table
+
+        rows = rater_rows(model)
+        print(json.dumps(rows, indent=1, ensure_ascii=False) if options.json else rater_table(rows))
+        return 0
+    ask = _asked(model, options)
+    check_ask(model, ask, options.adapt)
+    if not options.files:
+        return 0
     if options.adapt == "none":
-        results = predict_files(model, options.files, skip_bad=options.skip_bad)
+        results = predict_files(model, options.files, skip_bad=options.skip_bad, ask=ask)
     else:
-        results = iter(predict_adapted(model, options.files, options.adapt, skip_bad=options.skip_bad))
+        results = iter(predict_adapted(model, options.files, options.adapt, skip_bad=options.skip_bad, ask=ask))
     if options.csv:
         import csv
 
-        writer = csv.DictWriter(sys.stdout, csv_columns(model), restval="", lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, csv_columns(model, ask), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(csv_row(result) for result in results)
         return 0
     for result in results:
-        print(json.dumps(result, ensure_ascii=False) if options.json else _plain(result), flush=True)
+        print(json.dumps(result, ensure_ascii=False) if options.json else in_words(result), flush=True)
     return 0
 
 
-def _plain(result: dict[str, Any]) -> str:
-    """One result for a person."""
-    if "error" in result:
-        return f"{result['file']}: not predicted: {result['error']}"
-    if "probabilities" in result:
-        ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
-        return f"{result['file']}: {result['label']}  ({', '.join(f'{k} {v:.2f}' for k, v in ranked)})"
-    values = (f"{k} {v['value']:.2f} of {v['scale'][0]:g}..{v['scale'][1]:g}" for k, v in result.items() if k != "file")
-    return f"{result['file']}: {', '.join(values)}"
+def _asked(model: Any, options: argparse.Namespace) -> Any:
+    """What is asked of the model beside its usual prediction; a new annotator is fitted, described and kept."""
+    from sertune.apps.annotators import find_rater, fitted_words, save_rater
+    from sertune.apps.predict import Ask, rater_like
+
+    raters = [find_rater(model, name) for name in options.as_rater]
+    if options.like is not None:
+        new = rater_like(model, options.like)
+        for line in fitted_words(new):
+            say(line)
+        if options.save_rater:
+            save_rater(new, options.save_rater)
+        raters.append(new)
+    return Ask(options.distribution, tuple(raters))
 
 
 def merge(arguments: Sequence[str]) -> int:
@@ -450,6 +486,35 @@ def check(arguments: Sequence[str]) -> int:
     else:
         print("\n".join([show(manifest, found), *([show_split(split)] if split is not None else [])]))
     return 1 if any(problem.severity == "error" for problem in found.problems) else 0
+
+
+def raters(arguments: Sequence[str]) -> int:
+    """What can be known of annotators before anything is trained."""
+    parser = _parser(
+        "raters",
+        "How much annotators rate, how far they agree, how they differ, and what a perfect model could reach; "
+        "from tables alone, audio need not be there.",
+    )
+    parser.add_argument("data", nargs="+", help="as for train --data")
+    parser.add_argument("--json", action="store_true", help="everything as JSON")
+    parser.add_argument("--out", help="new folder for raters.csv, targets.parquet and report.json")
+    _add_columns(parser)
+    options = parser.parse_args(_columns_as_pairs(arguments))
+    from time import perf_counter
+
+    from sertune.apps.raters import as_json, check_out, show, survey
+    from sertune.corpora import read_all
+
+    out = Path(options.out) if options.out is not None else None
+    if out is not None:
+        check_out(out)
+    began = perf_counter()
+    manifest = read_all(options.data, dict(options.columns), strict=False)
+    report = survey(manifest, out, spent=perf_counter() - began)
+    print(as_json(report) if options.json else show(report))
+    if out is not None and not options.json:
+        print(f"tables: {out / 'raters.csv'}, {out / 'targets.parquet'}")
+    return 0
 
 
 CACHE_HELP = """\
@@ -613,6 +678,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": predict,
     "merge": merge,
     "check": check,
+    "raters": raters,
     "cache": cache,
     "corpora": corpora,
     "fetch": fetch,

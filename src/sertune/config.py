@@ -44,9 +44,9 @@ class RaterConfig:
     branch: list[int] = field(default_factory=list)
     """Widths of the hidden layers (ReLU) between the head and the annotators, one branch per dimension. Empty: the
     average annotator is linear in the head's vector, as in the other targets, and starts from the solved model."""
-    rank: int = 8
-    """Directions of the head's vector, learnt and shared, in which annotators differ beside bias and gain; with a branch
-    its last width counts instead. With `embedding` the length of the vectors."""
+    rank: int = 0
+    """Directions of the head's vector, shared and learnt, in which annotators differ beside bias and gain. A branch's
+    last width counts instead, and with `embedding` it is the length of the vectors (at least 1)."""
     shrinkage: float | Literal["auto"] = "auto"
     """Ratings of the average annotator that each annotator's own part is blended with: one with few ratings is close to
     the average. `auto`: from the variance between and within annotators."""
@@ -64,8 +64,8 @@ class DistributionConfig:
     """`votes`: shares of the labels. `plane`: cells of the arousal-valence plane, by a softmax. `gaussian`, `beta`: a
     mean and a spread per dimension. `auto`: votes where there are any, else the plane."""
     loss: Literal["cross-entropy", "kl", "emd"] = "cross-entropy"
-    """Of votes and the plane. `cross-entropy` and `kl` have the same gradient. `emd`: earth mover's distance (Sinkhorn),
-    under which near cells, or alike emotions, are small mistakes."""
+    """Of votes and the plane. `cross-entropy` and `kl` have the same gradient. `emd`: earth mover's distance, by
+    Sinkhorn: a near cell, or an alike emotion, is a small mistake."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ class PlaneConfig:
     gradient: Literal["implicit", "detached"] = "implicit"
     """Whether the bandwidth that diffusion finds is differentiated too."""
     calibrate: bool = True
-    """Let dev choose how far predicted annotators are drawn apart and blurred, so that the plane is neither too narrow
-    nor too wide."""
+    """Let dev choose the plane's bandwidth (of a Gaussian kernel) and how far predicted annotators and means are drawn
+    apart; off: the plane is what the kernel makes of the annotators."""
 
 
 @dataclass(frozen=True)
@@ -573,7 +573,7 @@ def _validate_target(config: RunConfig) -> None:
     _need(len(set(target.parts)) == len(target.parts), "target.name", target.name, "each task once")
     if "density" in target.parts:
         good = "rater" in target.parts and rater.of == "dimension"
-        _need(good, "target.name", target.name, "density together with rater (of dimensions), whose annotators it takes")
+        _need(good, "target.name", target.name, "density together with rater (of dimensions), as in rater+density")
     good = not target.weights or (len(target.weights) == len(target.parts) and min(target.weights) > 0)
     _need(good, "target.weights", target.weights, f"a number above 0 for each task of {target.name}")
     _need(all(width > 0 for width in rater.branch), "target.rater.branch", rater.branch, "widths above 0")

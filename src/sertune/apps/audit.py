@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from sertune import __version__
-from sertune.apps.evaluate import check_out, scorable, seen_clips
+from sertune.apps.evaluate import check_out, scorable, scored_task, seen_clips
 from sertune.apps.predict import outputs_of
 from sertune.apps.report import MINUS, NONE, Axis, Strip, bracket, metric_name, number, plain, seconds, template
 from sertune.data.audio import read_audio, samples_digest
@@ -41,11 +41,12 @@ from sertune.data.manifest import Manifest
 from sertune.errors import AudioError, SertuneError, unknown
 from sertune.files import new_folder
 from sertune.metrics import fairness, scores
-from sertune.metrics.intervals import RESAMPLES, Difference, paired_difference
-from sertune.metrics.summary import main_metrics, summarise
+from sertune.metrics.distributions import tvd
+from sertune.metrics.intervals import RESAMPLES
+from sertune.metrics.summary import compare, distributions_of, lower_is_better, main_metrics, summarise
 from sertune.model.emotion_model import EmotionModel
-from sertune.model.predictions import prediction_table, task_of
-from sertune.model.targets import CategoryTarget, label_codes
+from sertune.model.predictions import prediction_table
+from sertune.model.targets import dimensions_of, label_codes, lead_of
 from sertune.progress import progress
 
 COLUMNS = ("gender", "language", "age")
@@ -124,8 +125,9 @@ def audit(
     sample = _sample(chosen, model, clips, seed)
     tried = _try(model, chosen, possible, sample, skip_bad, seed)
     kept = chosen.select(np.array(tried.rows, dtype=np.int64))
-    task = task_of(model.target)
-    table = prediction_table(kept.utterances, model.target, torch.cat(tried.outputs))
+    task = scored_task(model.target, kept)
+    encoded = model.target.encode(kept.utterances, kept.ratings)
+    table = prediction_table(kept.utterances, model.target, torch.cat(tried.outputs), encoded)
     divided = {name: _grouped(kept.utterances[name], name) for name in named}
     for name, (values, _) in divided.items():
         if name not in table.columns:
@@ -134,7 +136,7 @@ def audit(
             table[f"group_{name}"] = values
     summary = summarise(table, task, seed)
     fair = _fairness(table, task, divided, explicit=groups is not None, seed=seed)
-    robust = _robustness(model, table, task, tried, possible, seed)
+    robust = _robustness(model, kept, encoded, table, task, tried, possible, seed)
     seen = _seen(model, tried.digests)
     trained_on = model.info.get("data", "unknown data")
     report = {
@@ -251,7 +253,8 @@ def _sample(manifest: Manifest, model: EmotionModel, clips: int, seed: int) -> N
     frame = manifest.utterances
     if len(frame) <= clips:
         return np.arange(len(frame), dtype=np.int64)
-    first = frame["emotion"] if isinstance(model.target, CategoryTarget) else frame[model.target.dimensions[0]].round(1)
+    lead = lead_of(model.target)
+    first = frame["emotion"] if lead.categorical else frame[dimensions_of(lead)[0]].round(1)
     keys = pd.DataFrame({"first": first, "speaker": frame["speaker"].fillna("")})
     keys["random"] = np.random.default_rng(seed).random(len(frame))
     order = keys.sort_values(["first", "speaker", "random"], na_position="last").index.to_numpy()
@@ -358,6 +361,8 @@ def _fairness(
 
 def _robustness(
     model: EmotionModel,
+    kept: Manifest,
+    encoded: NDArray[Any],
     table: pd.DataFrame,
     task: _Dict,
     tried: _Tried,
@@ -373,49 +378,53 @@ def _robustness(
         row: _Dict = {"name": condition.name, "family": condition.family, "text": condition.text}
         row |= {"clips": len(outputs), "failed": total - len(outputs)}
         if outputs:
-            clean = table.iloc[list(outputs)].reset_index(drop=True)
-            decoded = model.target.decode(torch.cat(list(outputs.values())))
-            row |= _changes(clean, decoded, task, resamples, seed)
+            places = list(outputs)
+            clean, utterances = table.iloc[places].reset_index(drop=True), kept.utterances.iloc[places]
+            made = torch.cat(list(outputs.values()))
+            distorted = prediction_table(utterances, model.target, made, encoded[places])
+            row |= _changes(clean, distorted, task, resamples, seed)
         rows.append(row)
     tested = [entry for row in rows for entry in row.get("differences", {}).values() if entry["p"] is not None]
     _holm(tested)
     return {"clips": total, "conditions": rows, "comparisons": len(tested)}
 
 
-def _changes(clean: pd.DataFrame, decoded: Mapping[str, NDArray[Any]], task: _Dict, resamples: int, seed: int) -> _Dict:
+def _changes(clean: pd.DataFrame, distorted: pd.DataFrame, task: _Dict, resamples: int, seed: int) -> _Dict:
     """What a condition does to the predictions of (N rows) clips."""
-    speakers = [s if isinstance(s, str) else None for s in clean["speaker"]]
+    found = compare(distorted, clean, task, seed, resamples=resamples)
+    differences = {name: {**entry, "p_corrected": None} for name, entry in found.items()}
+    metrics: dict[str, float | None] = {}
+    if "tvd" in differences:
+        true, made = distributions_of(distorted, task)
+        known = ~np.isnan(true[:, 0])
+        metrics["tvd"] = _number(tvd(true[known], made[known]).mean()) if known.any() else None
     if task["target"] == "category":
-        true, before = (label_codes(clean[c], task["labels"]) for c in ("true", "predicted"))
-        after = decoded["predicted"]
-        difference = paired_difference(true, after, before, speakers, "uar", resamples=resamples, seed=seed)
-        matrices = [scores.confusion(true, p, len(task["labels"])) for p in (before, after)]
+        codes, before = (label_codes(clean[c], task["labels"]) for c in ("true", "predicted"))
+        after = label_codes(distorted["predicted"], task["labels"])
+        matrices = [scores.confusion(codes, p, len(task["labels"])) for p in (before, after)]
         recalls = [scores.recall_of(matrix) for matrix in matrices]
+        of_labels = {name: _number(value) for name, value in scores.category_scores_of(matrices[1]).items()}
         return {
             "changed": float(np.mean(before != after)),
-            "metrics": {name: _number(value) for name, value in scores.category_scores_of(matrices[1]).items()},
-            "differences": {"uar": _difference(difference)},
+            "metrics": of_labels | metrics,
+            "differences": differences,
             "per_class": {
                 label: {"clean": _number(recalls[0][c]), "distorted": _number(recalls[1][c])}
                 for c, label in enumerate(task["labels"])
             },
         }
-    shift, share, metrics, differences = {}, {}, {}, {}
-    for d, name in enumerate(task["dimensions"]):
-        true, before = (clean[c].to_numpy(dtype=np.float64) for c in (f"{name}_true", name))
-        after = decoded["values"][:, d]
+    shift, share = {}, {}
+    for name in task["dimensions"]:
+        rated, before, after = (
+            table[c].to_numpy(dtype=np.float64)
+            for table, c in ((clean, f"{name}_true"), (clean, name), (distorted, name))
+        )
         low, high = task["scales"][name]
         shift[name] = float(np.mean(np.abs(after - before)))
         share[name] = shift[name] / (high - low)
-        for score, value in (("ccc", scores.ccc(true, after)), ("rmse", scores.rmse(true, after))):
+        for score, value in (("ccc", scores.ccc(rated, after)), ("rmse", scores.rmse(rated, after))):
             metrics[f"{score}_{name}"] = _number(value)
-        found = paired_difference(true, after, before, speakers, "ccc", resamples=resamples, seed=seed)
-        differences[f"ccc_{name}"] = _difference(found)
     return {"shift": shift, "shift_share": share, "metrics": metrics, "differences": differences}
-
-
-def _difference(found: Difference) -> _Dict:
-    return {key: _number(getattr(found, key)) for key in ("value", "low", "high", "p")} | {"p_corrected": None}
 
 
 def _holm(entries: Sequence[_Dict]) -> None:
@@ -493,7 +502,7 @@ def _robust_words(report: Mapping[str, Any]) -> str:
     name = main_metrics(report["task"])[0]
     worst = min(conditions, key=lambda row: row["differences"][name]["value"] or 0.0)
     drop = worst["differences"][name]
-    serious = sum(_is_drop(row["differences"][key]) for row in conditions for key in main_metrics(report["task"]))
+    serious = sum(_is_drop(key, row["differences"][key]) for row in conditions for key in main_metrics(report["task"]))
     total = len(conditions) * len(main_metrics(report["task"]))
     return (
         f"Robustness: {serious} of {total} drops are more than chance; the largest is {_signed(name, drop['value'])} "
@@ -501,8 +510,10 @@ def _robust_words(report: Mapping[str, Any]) -> str:
     )
 
 
-def _is_drop(entry: Mapping[str, Any]) -> bool:
-    return entry["p_corrected"] is not None and entry["p_corrected"] <= SERIOUS and (entry["value"] or 0) < 0
+def _is_drop(name: str, entry: Mapping[str, Any]) -> bool:
+    """Whether a metric is worse by more than chance: lower, or of a distance higher."""
+    worse = (entry["value"] or 0) * (-1 if lower_is_better(name) else 1) < 0
+    return entry["p_corrected"] is not None and entry["p_corrected"] <= SERIOUS and worse
 
 
 def _signed(name: str, value: float | None) -> str:
@@ -556,7 +567,7 @@ def show(report: Mapping[str, Any]) -> None:
         lines += ["", f"  the worst of each kind, {report['robustness']['clips']} clips:"]
     for row in worst.values():
         drops = [f"{metric_name(n)} {_signed(n, e['value'])}" for n in names for e in [row["differences"][n]]]
-        mark = " *" if any(_is_drop(row["differences"][n]) for n in names) else ""
+        mark = " *" if any(_is_drop(n, row["differences"][n]) for n in names) else ""
         lines.append(f"  {row['text']:<36} {_change(row):>6} changed, {', '.join(drops)}{mark}")
     if worst:
         lines.append("  * more than chance, corrected for the number of conditions")
@@ -687,7 +698,7 @@ def _robust_view(report: _Dict) -> _Dict:
                         "strip": _signed_strip(axis, name, entry),
                         "score": number(name, row["metrics"][name]),
                         "p": _chance(entry["p_corrected"]),
-                        "flagged": _is_drop(entry),
+                        "flagged": _is_drop(name, entry),
                     }
                     for row, entry in zip(rows, entries, strict=True)
                 ],

@@ -24,9 +24,10 @@ from sertune.apps.report import MINUS, NONE, Axis, Mark, Plot, bracket, metric_n
 from sertune.config import load_yaml
 from sertune.errors import SertuneError
 from sertune.files import replacing
+from sertune.metrics.distributions import jsd, tvd
 from sertune.metrics.intervals import RESAMPLES
-from sertune.metrics.repeated import Predicted, Resampled, category_draws, dimension_draws, mean_of
-from sertune.metrics.summary import main_metrics
+from sertune.metrics.repeated import Predicted, Resampled, category_draws, dimension_draws, mean_draws, mean_of
+from sertune.metrics.summary import distribution_kind, distributions_of, lower_is_better, main_metrics
 
 SOLVED = "solved"
 """Shown instead of the time per epoch of a method that has none."""
@@ -177,7 +178,18 @@ def _scores(tables: Mapping[_Key, pd.DataFrame], task: _Dict, seed: int) -> dict
             _predicted(table, *(np.array([code.get(v, -1) for v in table[c]], dtype=np.int64) for c in _CATEGORY))
             for table in tables.values()
         ]
-        return dict(zip(tables, category_draws(runs, len(code), seed=seed), strict=True))
+        found = dict(zip(tables, category_draws(runs, len(code), seed=seed), strict=True))
+    else:
+        found = _dimension_scores(tables, task, seed)
+    if distribution_kind(task) is not None:
+        measured = {name: [_distances(table, task, measure) for table in tables.values()] for name, measure in _ROWS}
+        for name, rows in measured.items():
+            for key, draws in zip(tables, mean_draws(rows, seed=seed), strict=True):
+                found[key][name] = draws
+    return found
+
+
+def _dimension_scores(tables: Mapping[_Key, pd.DataFrame], task: _Dict, seed: int) -> dict[_Key, dict[str, Resampled]]:
     found: dict[_Key, dict[str, Resampled]] = {key: {} for key in tables}
     for name in task["dimensions"]:
         runs = [
@@ -187,6 +199,18 @@ def _scores(tables: Mapping[_Key, pd.DataFrame], task: _Dict, seed: int) -> dict
         for key, draws in zip(tables, dimension_draws(runs, seed=seed), strict=True):
             found[key] |= {f"{score}_{name}": value for score, value in draws.items()}
     return found
+
+
+_ROWS = (("tvd", tvd), ("jsd", jsd))
+"""Distances of single clips whose mean is a score."""
+
+
+def _distances(
+    table: pd.DataFrame, task: _Dict, measure: Callable[[Any, Any], Any]
+) -> tuple[Any, list[str | None], list[str]]:
+    true, made = distributions_of(table, task)
+    speakers = [speaker if isinstance(speaker, str) else None for speaker in table["speaker"]]
+    return measure(true, made), speakers, table["utterance"].astype(str).tolist()
 
 
 _CATEGORY = ("true", "predicted")
@@ -610,6 +634,7 @@ def _cell(name: str, cell: _Dict | None) -> _Dict | None:
         return None
     low, high, p = cell["low"], cell["high"], cell["p"]
     sign = 0 if low is None or high is None else int(low > 0) - int(high < 0)
+    sign = -sign if lower_is_better(name) else sign
     chance = "" if p is None else "p < .001" if p < 0.001 else f"p = {number('p', p)}"
     return {
         "text": signed(name, cell["value"]),
@@ -678,11 +703,13 @@ def _plot(report: _Dict, name: str, key: str, title: str, x_label: str, zero: st
     y = Axis.over([entry[k] for entry in entries for k in ("value", "low", "high")], 5)
     x = LogAxis.of(costs, zero if 0.0 in costs else "")
     plot = Plot(title, x, y, x_label, f"{metric_name(name)} on test", height=380)
+    good = -1 if lower_is_better(name) else 1
     for method, entry, cost in zip(shown, entries, costs, strict=True):
         bars = [float(plot.at(cost, entry[k])[1]) for k in ("low", "high") if entry[k] is not None]
         px, py = (float(v) for v in plot.at(cost, entry["value"]))
         beaten = any(
-            (c <= cost and e["value"] >= entry["value"]) and (c < cost or e["value"] > entry["value"])
+            (c <= cost and good * e["value"] >= good * entry["value"])
+            and (c < cost or good * e["value"] > good * entry["value"])
             for e, c in zip(entries, costs, strict=True)
         )
         plot.marks.append(Mark(px, py, max(bars, default=py), min(bars, default=py), method["label"], best=not beaten))

@@ -32,8 +32,8 @@ def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder, replacing an older one in one step.
 
     Args:
-        run: a folder with ``report.json`` and, where there are any, ``predictions.parquet``, ``log.jsonl`` and
-            ``config.yaml``. Keys that the report lacks leave their section out.
+        run: a folder with ``report.json`` and, where there are any, ``predictions.parquet``, ``ratings.parquet``,
+            ``log.jsonl`` and ``config.yaml``. Keys that the report lacks leave their section out.
 
     Returns:
         The path of the file. The same folder always gives the same bytes.
@@ -42,7 +42,13 @@ def write_report(run: Path) -> Path:
         SertuneError: no ``report.json``, or a file that can't be read.
     """
     html = template("report.html.jinja").render(
-        _view(_read_report(run), _read_predictions(run), _read_log(run), _read_text(run / "config.yaml"))
+        _view(
+            _read_report(run),
+            _read_table(run / "predictions.parquet"),
+            _read_table(run / "ratings.parquet"),
+            _read_log(run),
+            _read_text(run / "config.yaml"),
+        )
     )
     target = run / FILE_NAME
     with replacing(target) as part:
@@ -54,7 +60,7 @@ def headline(report: Mapping[str, Any]) -> str:
     """The result in one plain line, e.g. "UAR .912 [.880, .938] over 10 speakers, 535 utterances"."""
     parts = []
     for name in _main_metrics(report):
-        value, low, high = _interval(_dict(report, "metrics").get(name))
+        value, low, high = interval_of(dict_at(report, "metrics").get(name))
         text = f"{metric_name(name)} {number(name, value)}"
         parts.append(text if low is None or high is None else f"{text} {bracket(name, low, high)}")
     line = ", ".join(parts) or "no scores"
@@ -78,8 +84,7 @@ def _read_report(run: Path) -> _Dict:
     return report
 
 
-def _read_predictions(run: Path) -> pd.DataFrame:
-    path = run / "predictions.parquet"
+def _read_table(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame()
     try:
@@ -115,11 +120,38 @@ def _read_text(path: Path) -> str:
 
 def metric_name(name: str) -> str:
     """A metric as a reader knows it: "ccc_arousal" -> "CCC arousal"."""
-    known = {"uar": "UAR", "accuracy": "Accuracy", "macro_f1": "Macro F1"}
-    if name in known:
-        return known[name]
+    if name in _NAMES:
+        return _NAMES[name]
+    base, _, kind = name.rpartition("_")
+    if kind in _KINDS and base in _NAMES:
+        return f"{_NAMES[base]} of the {kind}"
+    for start, words in _LONG_NAMES.items():
+        if name.startswith(start):
+            return f"{words} {name.removeprefix(start).replace('_', ' ')}"
     kind, _, of = name.partition("_")
     return f"{kind.upper() if kind in {'ccc', 'rmse'} else kind.capitalize()} {of.replace('_', ' ')}".strip()
+
+
+_NAMES = {
+    "uar": "UAR",
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "tvd": "TVD",
+    "jsd": "JSD",
+    "kl": "KL divergence",
+    "emd": "EMD",
+    "entropy_r": "Entropy correlation",
+    "uar_largest": "UAR of the largest share",
+    "uar_rating": "UAR of single ratings",
+}
+_KINDS = {"plane", "votes"}
+"""What a second distribution is over: its metrics are named after it."""
+_LONG_NAMES = {"ccc_expected_": "CCC of expected", "ccc_rating_": "CCC of single ratings,"}
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a metric is an error or a distance, whose best value is 0."""
+    return name.partition("_")[0] in {"rmse", "tvd", "jsd", "kl", "emd"}
 
 
 def number(name: str, value: float | None) -> str:
@@ -170,34 +202,40 @@ def seconds(value: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _count(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """A number of things as text: "1 clip", "1,200 clips"."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _dict(source: Mapping[str, Any], key: str) -> _Dict:
+def dict_at(source: Mapping[str, Any], key: str) -> _Dict:
+    """The dict at a key; empty where there is none."""
     value = source.get(key)
     return value if isinstance(value, dict) else {}
 
 
-def _list(source: Mapping[str, Any], key: str) -> list[Any]:
+def list_at(source: Mapping[str, Any], key: str) -> list[Any]:
+    """The list at a key; empty where there is none."""
     value = source.get(key)
     return value if isinstance(value, list) else []
 
 
-def _rows(source: Mapping[str, Any], key: str) -> list[_Dict]:
-    return [row for row in _list(source, key) if isinstance(row, dict)]
+def rows_at(source: Mapping[str, Any], key: str) -> list[_Dict]:
+    """The dicts in the list at a key."""
+    return [row for row in list_at(source, key) if isinstance(row, dict)]
 
 
-def _float(value: object) -> float | None:
+def as_float(value: object) -> float | None:
+    """A finite number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         return None
     return float(value) if math.isfinite(value) else None
 
 
-def _interval(metric: object) -> tuple[float | None, float | None, float | None]:
+def interval_of(metric: object) -> tuple[float | None, float | None, float | None]:
+    """Value, low and high of a metric, each None where it is missing."""
     if not isinstance(metric, Mapping):
-        return _float(metric), None, None
-    return _float(metric.get("value")), _float(metric.get("low")), _float(metric.get("high"))
+        return as_float(metric), None, None
+    return as_float(metric.get("value")), as_float(metric.get("low")), as_float(metric.get("high"))
 
 
 # What the report shows
@@ -266,7 +304,7 @@ class Axis:
 
     def strip(self, name: str, metric: object) -> Strip:
         """A metric as a dot with its interval."""
-        value, low, high = _interval(metric)
+        value, low, high = interval_of(metric)
         dot = None if value is None else round(100 * self.share(value), 2)
         if low is None or high is None:
             return Strip(number(name, value), "", dot)
@@ -354,9 +392,13 @@ class Plot:
         return across, up
 
 
-def _view(report: _Dict, predictions: pd.DataFrame, log: list[_Dict], config: str) -> _Dict:
+def _view(
+    report: _Dict, predictions: pd.DataFrame, ratings: pd.DataFrame, log: list[_Dict], config: str
+) -> _Dict:
     """All that the template shows, ready as text and positions."""
-    labels = [str(label) for label in _list(_dict(report, "task"), "labels")]
+    from sertune.apps.opinions import opinions_view  # it draws with the plots of this file
+
+    labels = [str(label) for label in list_at(dict_at(report, "task"), "labels")]
     return {
         "title": str(report.get("name") or "Speech emotion recognition"),
         "kind": "Evaluation" if report.get("kind") == "evaluate" else "Training and test",
@@ -367,7 +409,7 @@ def _view(report: _Dict, predictions: pd.DataFrame, log: list[_Dict], config: st
         "sentence": _sentence(report),
         "others": [*_beside(report), *(_other(name, report) for name in _other_metrics(report))],
         "main_dev": [_dev_fact(name, report) for name in _main_metrics(report) if _dev(name, report)],
-        "warnings": [str(w) for w in _list(report, "warnings")],
+        "warnings": [str(w) for w in list_at(report, "warnings")],
         "baseline": _baseline(report),
         "protocol": _protocol(report),
         "leaks": _leaks(report),
@@ -377,10 +419,11 @@ def _view(report: _Dict, predictions: pd.DataFrame, log: list[_Dict], config: st
         "curves": _curves(log),
         "scatters": _scatters(report, predictions),
         "mistakes": _mistakes(report, predictions, labels),
+        "opinions": opinions_view(report, predictions, ratings),
         "folds": _folds(report),
         "cost": _cost(report),
         "data": _data(report),
-        "skipped": [(str(row.get("file", NONE)), str(row.get("reason", NONE))) for row in _rows(report, "skipped")],
+        "skipped": [(str(row.get("file", NONE)), str(row.get("reason", NONE))) for row in rows_at(report, "skipped")],
         "config": config.strip(),
         "environment": _environment(report),
         "rows_in_view": _ROWS_IN_VIEW,
@@ -388,16 +431,17 @@ def _view(report: _Dict, predictions: pd.DataFrame, log: list[_Dict], config: st
 
 
 def _main_metrics(report: Mapping[str, Any]) -> list[str]:
-    metrics = _dict(report, "metrics")
-    if "uar" in metrics:
-        return ["uar"]
-    return [name for name in metrics if name.startswith("ccc_")] or list(metrics)[:1]
+    metrics = dict_at(report, "metrics")
+    means = [name for name in metrics if name.startswith("ccc_") and not name.startswith(tuple(_LONG_NAMES))]
+    found = ["uar"] if "uar" in metrics else means
+    # A distribution is judged by its distance from the true one, beside its mean or its largest share.
+    return [*found, *(["tvd"] if "tvd" in metrics else [])] or list(metrics)[:1]
 
 
 def _other_metrics(report: Mapping[str, Any]) -> list[str]:
     """The rest, those of a kind (all RMSE, all Pearson) together."""
     main = _main_metrics(report)
-    rest = [name for name in _dict(report, "metrics") if name not in main]
+    rest = [name for name in dict_at(report, "metrics") if name not in main]
     if "uar" in main:
         return rest
     kinds = list(dict.fromkeys(name.partition("_")[0] for name in rest))
@@ -406,41 +450,59 @@ def _other_metrics(report: Mapping[str, Any]) -> list[str]:
 
 def _test_size(report: Mapping[str, Any]) -> str:
     """ "10 speakers, 535 utterances" of the test; empty if the report does not tell."""
-    rows = _rows(report, "speakers")
-    clips = sum(int(n) for row in _list(report, "confusion") if isinstance(row, list) for n in row)
+    rows = rows_at(report, "speakers")
+    clips = sum(int(n) for row in list_at(report, "confusion") if isinstance(row, list) for n in row)
     if not clips:
         clips = sum(int(row.get("clips") or 0) for row in rows)
     if not clips:
-        clips = int(_float(_dict(report, "data").get("utterances")) or 0)
-    parts = [_count(len(rows), "speaker")] if rows else []
-    return ", ".join([*parts, _count(clips, "utterance")] if clips else parts)
+        clips = int(as_float(dict_at(report, "data").get("utterances")) or 0)
+    parts = [counted(len(rows), "speaker")] if rows else []
+    return ", ".join([*parts, counted(clips, "utterance")] if clips else parts)
 
 
 def _hero(name: str, report: _Dict) -> _Dict:
-    metric = _dict(report, "metrics").get(name)
-    value, low, high = _interval(metric)
+    metric = dict_at(report, "metrics").get(name)
+    value, low, high = interval_of(metric)
     lowest = min((v for v in (value, low) if v is not None), default=0.0)
-    axis = Axis.over([min(0.0, lowest), 1.0 if not name.startswith("rmse") else high or value or 1.0], 4)
-    labels = _list(_dict(report, "task"), "labels")
-    chance = _float(report.get("chance")) or (1 / len(labels) if len(labels) > 1 else None)
+    most = (high or value or 1.0) if name.partition("_")[0] in _UNBOUNDED else 1.0
+    people = _people(name, report)
+    axis = Axis.over([min(0.0, lowest), most, *(value for value, _ in people)], 4)
+    labels = list_at(dict_at(report, "task"), "labels")
+    chance = as_float(report.get("chance")) or (1 / len(labels) if len(labels) > 1 else None)
     chance = chance if name == "uar" else None
     return {
         "name": metric_name(name),
         "strip": axis.strip(name, metric),
         "words": "no interval" if low is None else f"95 % interval {number(name, low)} to {number(name, high)}",
+        "direction": "Lower is better." if lower_is_better(name) else "",
         "ticks": axis.percent_ticks(),
         "chance": None if chance is None else round(100 * axis.share(chance), 2),
         "chance_text": number(name, chance),
+        "people": [(round(100 * axis.share(value), 2), text.partition(":")[0]) for value, text in people],
     }
 
 
+_UNBOUNDED = {"rmse", "kl", "emd"}
+
+
+def _people(name: str, report: _Dict) -> list[tuple[float, str]]:
+    """(value, what it is in words) of what annotators reach in a metric."""
+    found = []
+    for row in rows_at(dict_at(report, "opinions"), "ceilings"):
+        value = as_float(row.get("value"))
+        if row.get("metric") == name and value is not None:
+            found.append((value, f"{number(name, value)}, {row.get('text') or 'what annotators reach'}"))
+    return found
+
+
 def _other(name: str, report: _Dict) -> _Dict:
-    value, low, high = _interval(_dict(report, "metrics").get(name))
+    value, low, high = interval_of(dict_at(report, "metrics").get(name))
     return {
         "name": metric_name(name),
         "value": number(name, value),
         "range": bracket(name, low, high),
         "dev": _dev(name, report),
+        "people": ", ".join(number(name, value) for value, _ in _people(name, report)),
     }
 
 
@@ -451,32 +513,32 @@ BESIDE = {"plain": "without adaptation", "absent_kept": "with all classes of the
 def _beside(report: _Dict) -> list[_Dict]:
     """The main metrics of an evaluation that was done another way on the same clips."""
     return [
-        {**_other(name, {"metrics": _dict(_dict(report, key), "metrics")}), "name": f"{metric_name(name)} {words}"}
+        {**_other(name, {"metrics": dict_at(dict_at(report, key), "metrics")}), "name": f"{metric_name(name)} {words}"}
         for key, words in BESIDE.items()
-        for name in _main_metrics(_dict(report, key))
+        for name in _main_metrics(dict_at(report, key))
     ]
 
 
 def _dev(name: str, report: _Dict) -> str:
-    value = _interval(_dict(report, "dev_metrics").get(name))[0]
+    value = interval_of(dict_at(report, "dev_metrics").get(name))[0]
     return "" if value is None else number(name, value)
 
 
 def _dev_fact(name: str, report: _Dict) -> _Dict:
-    value, low, high = _interval(_dict(report, "dev_metrics").get(name))
+    value, low, high = interval_of(dict_at(report, "dev_metrics").get(name))
     return {"name": metric_name(name), "value": number(name, value), "range": bracket(name, low, high)}
 
 
 def _encoder_name(report: _Dict) -> str:
     """The encoder's name; of a folder only the last part, which is what a reader needs."""
-    name = str(_dict(report, "encoder").get("name") or "")
+    name = str(dict_at(report, "encoder").get("name") or "")
     path = PurePath(name)
     return path.name if path.is_absolute() or name.startswith(".") else name
 
 
 def _sentence(report: _Dict) -> str:
     """What was done, in one sentence."""
-    method, data, protocol = _dict(report, "method"), _dict(report, "data"), _dict(report, "protocol")
+    method, data, protocol = dict_at(report, "method"), dict_at(report, "data"), dict_at(report, "protocol")
     encoder = _encoder_name(report)
     kind, layers = str(method.get("name") or ""), method.get("layers")
     how = {
@@ -486,9 +548,9 @@ def _sentence(report: _Dict) -> str:
         "": "",
     }.get(kind, f"fine-tuned with {kind}")
     model = f"{f'The encoder {encoder}' if encoder else 'An encoder'} {how}".strip() if encoder or how else "A model"
-    names = " and ".join(str(n) for n in _list(data, "names"))
+    names = " and ".join(str(n) for n in list_at(data, "names"))
     verb = "evaluated on" if report.get("kind") == "evaluate" else "trained and tested on"
-    size = [_count(int(data[key]), noun) for key, noun in _SIZES if _float(data.get(key)) is not None]
+    size = [counted(int(data[key]), noun) for key, noun in _SIZES if as_float(data.get(key)) is not None]
     sentence = f"{model}, {verb} {names or 'labelled speech'}"
     sentence += f" ({', '.join(size)})" if size else ""
     split = _SPLITS.get(str(protocol.get("split") or ""), "")
@@ -512,9 +574,9 @@ _SPLITS = {
 
 
 def _protocol(report: _Dict) -> _Dict:
-    protocol = _dict(report, "protocol")
+    protocol = dict_at(report, "protocol")
     words = ("text", "selection", "interval", "notes")
-    notes = [str(note) for note in _list(protocol, "notes")]
+    notes = [str(note) for note in list_at(protocol, "notes")]
     sentences = [str(protocol[key]) for key in words[:2] if protocol.get(key)]
     return {
         "sentences": [_sentence_case(text) for text in sentences]
@@ -533,17 +595,17 @@ def _sentence_case(text: str) -> str:
 
 def _leaks(report: _Dict) -> _Dict | None:
     """What train shares with the other parts, near-duplicates, and what trivial features predict."""
-    audit = _dict(report, "audit")
+    audit = dict_at(report, "audit")
     if not audit:
         return None
-    metrics = _dict(_dict(audit, "trivial"), "metrics")
-    scored = {name: of for name, of in metrics.items() if isinstance(of, dict) and _float(of.get("value")) is not None}
-    features = [str(name) for name in _list(_dict(audit, "trivial"), "features")] if scored else []
+    metrics = dict_at(dict_at(audit, "trivial"), "metrics")
+    scored = {name: of for name, of in metrics.items() if isinstance(of, dict) and as_float(of.get("value")) is not None}
+    features = [str(name) for name in list_at(dict_at(audit, "trivial"), "features")] if scored else []
 
     def row(name: str, values: Iterable[tuple[str, object]], strong: bool = False) -> _Dict:
-        return {"name": name, "cells": [number(of, _float(value)) for of, value in values], "strong": strong}
+        return {"name": name, "cells": [number(of, as_float(value)) for of, value in values], "strong": strong}
 
-    near = _dict(audit, "near_duplicates")
+    near = dict_at(audit, "near_duplicates")
     return {
         "shared": [
             {
@@ -556,20 +618,20 @@ def _leaks(report: _Dict) -> _Dict | None:
                 ],
                 "examples": plain(of.get("examples")),
             }
-            for of in _rows(audit, "shared")
+            for of in rows_at(audit, "shared")
         ],
-        "pairs": int(_float(near.get("pairs")) or 0),
+        "pairs": int(as_float(near.get("pairs")) or 0),
         "near": [
             (
                 str(of.get("file", NONE)),
                 str(of.get("other", NONE)),
-                f"{100 * (_float(of.get('similarity')) or 0):.0f} %",
+                f"{100 * (as_float(of.get('similarity')) or 0):.0f} %",
             )
-            for of in _rows(near, "list")
+            for of in rows_at(near, "list")
         ],
         "sentences": [_sentence_case(str(of["text"])) for of in scored.values() if of.get("text")],
         "columns": [metric_name(name) for name in scored],
-        "rows": [row(f, [(name, _dict(of, "each").get(f)) for name, of in scored.items()]) for f in features]
+        "rows": [row(f, [(name, dict_at(of, "each").get(f)) for name, of in scored.items()]) for f in features]
         + [
             row(words, [(name, of.get(key)) for name, of in scored.items()], key == "value")
             for key, words in (("value", "all together"), ("threshold", "95 % of shuffled labels below"))
@@ -582,25 +644,25 @@ def _leaks(report: _Dict) -> _Dict | None:
 
 
 def _baseline(report: _Dict) -> _Dict | None:
-    rows = _rows(report, "baseline")
-    names = _main_metrics(report)
+    rows = rows_at(report, "baseline")
+    names = [n for n in _main_metrics(report) if any(n in dict_at(row, "metrics") for row in rows)]
     if not rows or not names:
         return None
-    ours = _dict(report, "metrics")
+    ours = dict_at(report, "metrics")
     columns: list[_Dict] = []
     for name in names:
-        found = [_interval(_dict(row, "metrics").get(name)) for row in rows] + [_interval(ours.get(name))]
+        found = [interval_of(dict_at(row, "metrics").get(name)) for row in rows] + [interval_of(ours.get(name))]
         axis = Axis.over([v for triple in found for v in triple], 4)
         columns.append(
             {
                 "name": metric_name(name),
                 "ticks": axis.percent_ticks(),
                 "ours": axis.strip(name, ours.get(name)),
-                "strips": [axis.strip(name, _dict(row, "metrics").get(name)) for row in rows],
+                "strips": [axis.strip(name, dict_at(row, "metrics").get(name)) for row in rows],
             }
         )
     chosen = _chosen(rows)
-    frozen = _dict(report, "method").get("name") == "frozen"
+    frozen = dict_at(report, "method").get("name") == "frozen"
     return {
         "title": "How good is each frozen layer?" if frozen else "Did fine-tuning pay?",
         "intro": _intro(chosen, frozen),
@@ -609,7 +671,7 @@ def _baseline(report: _Dict) -> _Dict | None:
         "rows": [
             {
                 "name": str(row.get("name") or plain(row.get("layers"))),
-                "dev": number(names[0], _float(row.get("dev"))),
+                "dev": number(names[0], as_float(row.get("dev"))),
                 "chosen": row is chosen,
                 "strips": [column["strips"][i] for column in columns],
             }
@@ -625,7 +687,7 @@ def _chosen(rows: Sequence[_Dict]) -> _Dict | None:
     for row in rows:
         if row.get("chosen"):
             return row
-    scored = [row for row in rows if _float(row.get("dev")) is not None]
+    scored = [row for row in rows if as_float(row.get("dev")) is not None]
     return max(scored, key=lambda row: float(row["dev"]), default=None)
 
 
@@ -642,15 +704,15 @@ def _intro(chosen: _Dict | None, frozen: bool) -> str:
 
 def _verdict(name: str, report: _Dict, chosen: _Dict, frozen: bool) -> str:
     """What the comparison shows, no more than the figures carry."""
-    ours, low, high = _interval(_dict(report, "metrics").get(name))
-    theirs, *_ = _interval(_dict(chosen, "metrics").get(name))
+    ours, low, high = interval_of(dict_at(report, "metrics").get(name))
+    theirs, *_ = interval_of(dict_at(chosen, "metrics").get(name))
     if ours is None or theirs is None:
         return ""
     text = f"{metric_name(name)} {number(name, ours)} against {number(name, theirs)}"
-    difference = _dict(chosen, "difference")
-    paired = _dict(difference, name) or difference
-    value, below, above = _interval(paired)
-    p = _float(paired.get("p"))
+    difference = dict_at(chosen, "difference")
+    paired = dict_at(difference, name) or difference
+    value, below, above = interval_of(paired)
+    p = as_float(paired.get("p"))
     if value is not None and below is not None and above is not None:
         text += f", a paired difference of {number(name, value)} {bracket(name, below, above)}"
         text += "" if p is None else f" (p = {number('p', p)})" if p >= 0.001 else " (p < .001)"
@@ -660,9 +722,9 @@ def _verdict(name: str, report: _Dict, chosen: _Dict, frozen: bool) -> str:
         text += f", which lies {'outside' if clear else 'inside'} the model's interval"
     else:
         return text + "."
-    if not clear:
+    if not clear or ours == theirs:
         return text + ": a difference is not shown."
-    if ours > theirs:
+    if (ours < theirs) if lower_is_better(name) else (ours > theirs):
         return text + (": training the head paid." if frozen else ": fine-tuning paid.")
     return text + ": the linear model is the better one here."
 
@@ -671,7 +733,7 @@ def _verdict(name: str, report: _Dict, chosen: _Dict, frozen: bool) -> str:
 
 
 def _confusion(report: _Dict, labels: list[str]) -> _Dict | None:
-    matrix = [row for row in _list(report, "confusion") if isinstance(row, list)]
+    matrix = [row for row in list_at(report, "confusion") if isinstance(row, list)]
     if not matrix or any(len(row) != len(matrix) for row in matrix):
         return None
     names = labels if len(labels) == len(matrix) else [str(i) for i in range(len(matrix))]
@@ -689,24 +751,25 @@ def _per_class(report: _Dict) -> list[_Dict]:
         {
             "name": name,
             "recall": axis.strip("uar", row.get("recall")),
-            "precision": number("uar", _float(row.get("precision"))),
-            "f1": number("uar", _float(row.get("f1"))),
+            "precision": number("uar", as_float(row.get("precision"))),
+            "f1": number("uar", as_float(row.get("f1"))),
             "support": plain(row.get("support")),
         }
-        for name, row in _dict(report, "per_class").items()
+        for name, row in dict_at(report, "per_class").items()
         if isinstance(row, dict)
     ]
 
 
 def _speakers(report: _Dict) -> _Dict | None:
-    rows = _rows(report, "speakers")
+    rows = rows_at(report, "speakers")
     if not rows:
         return None
     columns = [key for key in rows[0] if key not in ("speaker", "clips") and not key.startswith("pearson")]
     barred = [key for key in columns if key == "uar" or key.startswith("ccc")]
 
     def worst_first(row: _Dict) -> tuple[bool, float, str]:
-        found = [v for key in barred if (v := _float(row.get(key))) is not None]
+        signs = {key: 1.0 for key in barred} or {key: -1.0 for key in columns if lower_is_better(key)}
+        found = [sign * v for key, sign in signs.items() if (v := as_float(row.get(key))) is not None]
         return not found, sum(found) / max(1, len(found)), str(row.get("speaker"))
 
     return {
@@ -717,8 +780,8 @@ def _speakers(report: _Dict) -> _Dict | None:
                 "clips": plain(row.get("clips")),
                 "cells": [
                     {
-                        "text": number(key, _float(row.get(key))),
-                        "bar": round(100 * max(0.0, _float(row.get(key)) or 0.0), 1) if key in barred else None,
+                        "text": number(key, as_float(row.get(key))),
+                        "bar": round(100 * max(0.0, as_float(row.get(key)) or 0.0), 1) if key in barred else None,
                     }
                     for key in columns
                 ],
@@ -735,10 +798,10 @@ def _folds(report: _Dict) -> list[_Dict]:
             "name": str(row.get("name", i + 1)),
             "sizes": [plain(row.get(key)) for key in ("train", "dev", "test")],
             "epochs": f"{plain(row.get('best_epoch'))} of {plain(row.get('epochs'))}",
-            "scores": [number(metric, _float(row.get(key))) for key in ("dev_score", "test_score")],
-            "seconds": seconds(_float(row.get("seconds"))),
+            "scores": [number(metric, as_float(row.get(key))) for key in ("dev_score", "test_score")],
+            "seconds": seconds(as_float(row.get("seconds"))),
         }
-        for i, row in enumerate(_rows(report, "folds"))
+        for i, row in enumerate(rows_at(report, "folds"))
     ]
 
 
@@ -753,23 +816,23 @@ _COST: dict[str, tuple[str, Callable[[float | None], str]]] = {
 
 
 def _cost(report: _Dict) -> list[tuple[str, str]]:
-    cost = _dict(report, "cost")
-    known = [(label, show(_float(cost[key]))) for key, (label, show) in _COST.items() if key in cost]
+    cost = dict_at(report, "cost")
+    known = [(label, show(as_float(cost[key]))) for key, (label, show) in _COST.items() if key in cost]
     rest = [(_words(key), plain(value)) for key, value in cost.items() if key not in _COST]
     return known + rest
 
 
 def _data(report: _Dict) -> _Dict | None:
-    data = _dict(report, "data")
+    data = dict_at(report, "data")
     if not data:
         return None
-    hours = _float(data.get("hours"))
+    hours = as_float(data.get("hours"))
     facts = [("Corpora", plain(data["names"]))] if data.get("names") else []
     facts += [(key.capitalize(), plain(data[key])) for key, _ in _SIZES if key in data]
     facts += [("Duration", seconds(hours * 3600))] if hours is not None else []
     known = {"names", "utterances", "speakers", "hours", "per_label"}
     facts += [(_words(key), plain(value)) for key, value in data.items() if key not in known]
-    counts = {str(k): _float(v) or 0.0 for k, v in _dict(data, "per_label").items()}
+    counts = {str(k): as_float(v) or 0.0 for k, v in dict_at(data, "per_label").items()}
     most = max(counts.values(), default=0.0)
     bars = [(label, plain(int(n)), round(100 * n / most, 1) if most else 0.0) for label, n in counts.items()]
     return {"facts": facts, "bars": bars}
@@ -777,10 +840,10 @@ def _data(report: _Dict) -> _Dict | None:
 
 def _environment(report: _Dict) -> list[tuple[str, str]]:
     rows = [("sertune", str(report["sertune"]))] if report.get("sertune") else []
-    encoder = _dict(report, "encoder")
+    encoder = dict_at(report, "encoder")
     rows += [(f"Encoder {key}", plain(value)) for key, value in encoder.items()]
-    rows += [(f"Method {key}" if key != "name" else "Method", plain(v)) for key, v in _dict(report, "method").items()]
-    return rows + [(_words(key), plain(value)) for key, value in _dict(report, "machine").items()]
+    rows += [(f"Method {key}" if key != "name" else "Method", plain(v)) for key, v in dict_at(report, "method").items()]
+    return rows + [(_words(key), plain(value)) for key, value in dict_at(report, "machine").items()]
 
 
 def _words(key: str) -> str:
@@ -791,7 +854,7 @@ def _words(key: str) -> str:
 def _mistakes(report: _Dict, predictions: pd.DataFrame, labels: list[str]) -> _Dict | None:
     if {"true", "predicted"} <= set(predictions.columns):
         return _wrong_labels(predictions, labels)
-    dimensions = _dimensions(predictions)
+    dimensions = dimensions_of(predictions)
     return _largest_errors(report, predictions, dimensions) if dimensions else None
 
 
@@ -805,13 +868,13 @@ def _wrong_labels(predictions: pd.DataFrame, labels: list[str]) -> _Dict | None:
     sure = wrong[columns].to_numpy(dtype=np.float64).max(axis=1)
     order = np.lexsort((wrong.get("utterance", wrong["true"]).astype(str).to_numpy(), -sure))[:_MISTAKES]
     rows = [
-        [_clip(row), _text(row, "speaker"), str(row["true"]), str(row["predicted"]), number("uar", float(sure[i]))]
+        [clip_name(row), text_at(row, "speaker"), str(row["true"]), str(row["predicted"]), number("uar", float(sure[i]))]
         for i in order
         for row in [wrong.iloc[int(i)]]
     ]
     return {
         "title": "Most confident mistakes",
-        "note": f"{_count(len(wrong), 'clip')} of {plain(len(predictions))} got a wrong label. Of those the model was "
+        "note": f"{counted(len(wrong), 'clip')} of {plain(len(predictions))} got a wrong label. Of those the model was "
         "surest of these; worth listening to, for they may be mislabelled.",
         "head": ["Clip", "Speaker", "True", "Predicted", "Probability"],
         "numeric": [False, False, False, False, True],
@@ -823,17 +886,17 @@ def _largest_errors(report: _Dict, predictions: pd.DataFrame, dimensions: list[s
     """The largest errors, in shares of the rating scale so that dimensions compare."""
     found: list[tuple[float, str, int, str]] = []
     for name in dimensions:
-        true, predicted = _pair(predictions, name)
-        low, high = _scale(report, name, true)
+        true, predicted = pair_of(predictions, name)
+        low, high = scale_of(report, name, true)
         for i in np.flatnonzero(np.isfinite(true) & np.isfinite(predicted)):
             share = abs(predicted[i] - true[i]) / (high - low)
-            found.append((-share, _text(predictions.iloc[int(i)], "utterance"), int(i), name))
+            found.append((-share, text_at(predictions.iloc[int(i)], "utterance"), int(i), name))
     rows = []
     for share, _, position, name in sorted(found)[:_MISTAKES]:
         row = predictions.iloc[position]
         values = [f"{float(row[column]):.2f}" for column in (f"{name}_true", name)]
         values = [value.replace("-", MINUS) for value in values]
-        rows.append([_clip(row), _text(row, "speaker"), name, *values, f"{-100 * share:.0f} %"])
+        rows.append([clip_name(row), text_at(row, "speaker"), name, *values, f"{-100 * share:.0f} %"])
     if not rows:
         return None
     return {
@@ -845,16 +908,17 @@ def _largest_errors(report: _Dict, predictions: pd.DataFrame, dimensions: list[s
     }
 
 
-def _clip(row: "pd.Series[Any]") -> str:
+def clip_name(row: "pd.Series[Any]") -> str:
     """A clip's file name, with its segment where it is a part of the file."""
-    name = PurePath(_text(row, "file")).name if "file" in row.index else _text(row, "utterance")
-    start, end = (_float(row.get(key)) for key in ("start", "end"))
+    name = PurePath(text_at(row, "file")).name if "file" in row.index else text_at(row, "utterance")
+    start, end = (as_float(row.get(key)) for key in ("start", "end"))
     if start is None and end is None:
         return name
     return f"{name} ({start or 0:.1f}{NONE}{'end' if end is None else f'{end:.1f}'} s)"
 
 
-def _text(row: "pd.Series[Any]", key: str) -> str:
+def text_at(row: "pd.Series[Any]", key: str) -> str:
+    """A cell as text; a dash where it is missing."""
     value = row.get(key)
     return NONE if value is None or value != value else str(value)
 
@@ -875,17 +939,17 @@ def _curves(log: list[_Dict]) -> list[Plot]:
 
 
 def _curve(title: str, folds: dict[str, list[_Dict]], series: list[tuple[str, str, str]]) -> Plot | None:
-    shown = [s for s in series if any(_float(row.get(s[0])) is not None for rows in folds.values() for row in rows)]
+    shown = [s for s in series if any(as_float(row.get(s[0])) is not None for rows in folds.values() for row in rows)]
     if not shown:
         return None
     rows = [row for fold in folds.values() for row in fold]
-    values = [_float(row.get(key)) for key, _, _ in shown for row in rows]
+    values = [as_float(row.get(key)) for key, _, _ in shown for row in rows]
     epochs = sorted({int(row["epoch"]) for row in rows})
     x = Axis.snug([epochs[0], max(epochs[-1], epochs[0] + 1)], min(8, max(1, epochs[-1] - epochs[0])))
     plot = Plot(title, x, Axis.over(values, 4), "epoch", "")
     means = []
     for key, style, name in shown:
-        curves = [{int(r["epoch"]): _float(r.get(key)) for r in fold} for fold in folds.values()]
+        curves = [{int(r["epoch"]): as_float(r.get(key)) for r in fold} for fold in folds.values()]
         if len(curves) > 1:
             for curve in curves:
                 plot.add_line(f"{style} thin", list(curve.items()))
@@ -903,18 +967,20 @@ def _curve(title: str, folds: dict[str, list[_Dict]], series: list[tuple[str, st
     return plot
 
 
-def _dimensions(predictions: pd.DataFrame) -> list[str]:
+def dimensions_of(predictions: pd.DataFrame) -> list[str]:
+    """The dimensions that have a true and a predicted column."""
     return [c for c in predictions.columns if f"{c}_true" in predictions.columns]
 
 
-def _pair(predictions: pd.DataFrame, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def pair_of(predictions: pd.DataFrame, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) true and (N,) predicted values of a dimension, NaN where missing."""
     true = predictions[f"{name}_true"].to_numpy(dtype=np.float64, na_value=np.nan)
     return true, predictions[name].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _scale(report: _Dict, name: str, true: NDArray[np.float64]) -> tuple[float, float]:
+def scale_of(report: _Dict, name: str, true: NDArray[np.float64]) -> tuple[float, float]:
     """The rating scale of a dimension; where the report lacks it, the range of the ratings."""
-    found = [_float(v) for v in _list(_dict(_dict(report, "task"), "scales"), name)]
+    found = [as_float(v) for v in list_at(dict_at(dict_at(report, "task"), "scales"), name)]
     if len(found) == 2 and found[0] is not None and found[1] is not None and found[0] < found[1]:
         return found[0], found[1]
     finite = true[np.isfinite(true)]
@@ -923,7 +989,7 @@ def _scale(report: _Dict, name: str, true: NDArray[np.float64]) -> tuple[float, 
 
 
 def _scatters(report: _Dict, predictions: pd.DataFrame) -> list[Plot]:
-    names = _dimensions(predictions)
+    names = dimensions_of(predictions)
     plots = [_scatter(report, predictions, name) for name in names]
     if {"arousal", "valence"} <= set(names):
         plots.append(_plane(report, predictions))
@@ -931,26 +997,26 @@ def _scatters(report: _Dict, predictions: pd.DataFrame) -> list[Plot]:
 
 
 def _scatter(report: _Dict, predictions: pd.DataFrame, name: str) -> Plot:
-    true, predicted = _pair(predictions, name)
-    scale = _scale(report, name, true)
-    kept = _thinned(np.isfinite(true) & np.isfinite(predicted))
+    true, predicted = pair_of(predictions, name)
+    scale = scale_of(report, name, true)
+    kept = thinned(np.isfinite(true) & np.isfinite(predicted))
     axis = Axis.snug([*scale, *predicted[kept].tolist(), *true[kept].tolist()], pad=_PAD)
     plot = Plot(name.capitalize(), axis, axis, "true", "predicted", width=340, height=340)
     plot.add_line("diagonal", [(axis.low, axis.low), (axis.high, axis.high)])
     plot.points.append(("one", [plot.at(true[i], predicted[i]) for i in kept]))
-    value, low, high = _interval(_dict(report, "metrics").get(f"ccc_{name}"))
+    value, low, high = interval_of(dict_at(report, "metrics").get(f"ccc_{name}"))
     if value is not None:
         plot.note = f"CCC {number('ccc', value)} {bracket('ccc', low, high)}".strip() + ". "
-    plot.note += _drawn(len(kept), int((np.isfinite(true) & np.isfinite(predicted)).sum()))
+    plot.note += drawn(len(kept), int((np.isfinite(true) & np.isfinite(predicted)).sum()))
     return plot
 
 
 def _plane(report: _Dict, predictions: pd.DataFrame) -> Plot:
-    true_v, valence = _pair(predictions, "valence")
-    true_a, arousal = _pair(predictions, "arousal")
+    true_v, valence = pair_of(predictions, "valence")
+    true_a, arousal = pair_of(predictions, "arousal")
     there = np.isfinite(true_v) & np.isfinite(true_a) & np.isfinite(valence) & np.isfinite(arousal)
-    kept = _thinned(there)
-    scale_v, scale_a = _scale(report, "valence", true_v), _scale(report, "arousal", true_a)
+    kept = thinned(there)
+    scale_v, scale_a = scale_of(report, "valence", true_v), scale_of(report, "arousal", true_a)
     x = Axis.snug([*scale_v, *true_v[kept].tolist(), *valence[kept].tolist()], pad=_PAD)
     y = Axis.snug([*scale_a, *true_a[kept].tolist(), *arousal[kept].tolist()], pad=_PAD)
     plot = Plot("Valence-arousal plane", x, y, "valence", "arousal", width=340, height=340)
@@ -959,11 +1025,11 @@ def _plane(report: _Dict, predictions: pd.DataFrame) -> Plot:
     plot.points.append(("one", [plot.at(valence[i], arousal[i]) for i in kept]))
     plot.points.append(("two", [plot.at(true_v[i], true_a[i]) for i in kept]))
     plot.legend = [("two", "true"), ("one", "predicted")]
-    plot.note = _drawn(len(kept), int(there.sum()))
+    plot.note = drawn(len(kept), int(there.sum()))
     return plot
 
 
-def _thinned(there: NDArray[np.bool_]) -> list[int]:
+def thinned(there: NDArray[np.bool_]) -> list[int]:
     """At most ``_POINTS`` of the rows, evenly spaced."""
     rows = np.flatnonzero(there)
     if len(rows) > _POINTS:
@@ -971,8 +1037,9 @@ def _thinned(there: NDArray[np.bool_]) -> list[int]:
     return [int(i) for i in rows]
 
 
-def _drawn(shown: int, total: int) -> str:
-    return f"{shown:,} of {total:,} clips are drawn." if shown < total else f"{_count(total, 'clip')}."
+def drawn(shown: int, total: int) -> str:
+    """How many clips a plot shows, in words."""
+    return f"{shown:,} of {total:,} clips are drawn." if shown < total else f"{counted(total, 'clip')}."
 
 
 @functools.cache

@@ -14,11 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from sertune import __version__
 from sertune.apps.compare import signed
-from sertune.apps.evaluate import ABSENT, Clips, Options, encode, evaluate, read_for, scorable
+from sertune.apps.evaluate import (
+    ABSENT,
+    Clips,
+    Options,
+    encode,
+    evaluate,
+    read_for,
+    scales_of,
+    scorable,
+    votes_of,
+)
 from sertune.apps.report import MINUS, NONE, bracket, metric_name, number, plain, template
 from sertune.config import load_yaml
 from sertune.corpora import columns_for
@@ -27,10 +38,10 @@ from sertune.data.label_map import known_labels
 from sertune.data.manifest import Manifest, Scheme
 from sertune.errors import SertuneError
 from sertune.files import new_folder, replacing
-from sertune.metrics.summary import main_metrics
+from sertune.metrics.summary import distributions_of, lower_is_better, main_metrics
 from sertune.model.adapt import METHODS
 from sertune.model.emotion_model import EmotionModel, load_model
-from sertune.model.targets import CategoryTarget
+from sertune.model.targets import CategoryTarget, dimensions_of, labels_of, lead_of
 from sertune.progress import say
 
 PLAIN: Final = "none"
@@ -180,18 +191,23 @@ def _comparable(model: EmotionModel, data: Reading, name: str) -> tuple[Reading,
 
     A dimension that the data lacks has no truth, so that the others can still be scored.
     """
-    target, manifest = model.target, data.manifest
-    if isinstance(target, CategoryTarget):
-        shared = [label for label in target.labels if label in known_labels(manifest)]
+    lead, manifest = lead_of(model.target), data.manifest.with_consensus()
+    if lead.categorical:
+        labels, there = labels_of(lead), set(known_labels(manifest))
+        votes = votes_of(manifest) if not isinstance(lead, CategoryTarget) else None
+        if votes is not None:
+            there |= set(votes["value"])
+        shared = [label for label in labels if label in there]
         if len(shared) > 1:
             return data, ""
-        has = ", ".join(known_labels(manifest)) or "no labels"
+        own = manifest.schemes["emotion"].labels if "emotion" in manifest.schemes else ()
+        has = ", ".join(label for label in own if label in there) or "no labels"
         what = f"one class ({shared[0]})" if shared else "no class"
-        return data, f"shares {what} with the model; {name} has {has}, the model {', '.join(target.labels)}"
-    missing = [d for d in target.dimensions if d not in manifest.schemes or not manifest.utterances[d].notna().any()]
-    if len(missing) == len(target.dimensions):
+        return data, f"shares {what} with the model; {name} has {has}, the model {', '.join(labels)}"
+    names, scales = dimensions_of(lead), scales_of(model.target)
+    missing = [d for d in names if d not in manifest.schemes or not manifest.utterances[d].notna().any()]
+    if len(missing) == len(names):
         return data, f"{name} has no {' and no '.join(missing)}"
-    scales = dict(zip(target.dimensions, target.scales, strict=True))
     schemes = {**manifest.schemes, **{d: Scheme(low=scales[d][0], high=scales[d][1]) for d in missing}}
     return replace(data, manifest=replace(manifest, schemes=schemes)), ""
 
@@ -221,10 +237,10 @@ def write_transfer(folder: Path, failures: Iterable[tuple[str, str]] = ()) -> _D
         The report. ``matrices.<adaptation>.<metric>[i][j]`` is the cell of the model that trained on ``corpora[i]``,
         tested on ``corpora[j]``, and ``leave_one_out.<adaptation>.<metric>[j]`` that of the model that trained on all
         but ``corpora[j]``. A cell has ``value``, ``low``, ``high``, ``classes`` (those that both have) and ``labels``,
-        ``chance``, ``corrected`` (0 at chance, 1 if all is right), ``clips``, ``speakers``, ``shared_speakers``
-        (trained on and tested on), ``own`` (tested within its corpus, on speakers that training left out),
-        ``difference`` (adapted minus plain: ``value``, ``low``, ``high``, ``p``; None where nothing is adapted), and
-        ``reason``, why it is empty. ``adaptation`` ``none`` are the models as they are.
+        ``chance``, ``corrected`` (0 at chance, 1 if all is right; of ``tvd`` 1 - TVD), ``clips``, ``speakers``,
+        ``shared_speakers`` (trained on and tested on), ``own`` (tested within its corpus, on speakers that training
+        left out), ``difference`` (adapted minus plain: ``value``, ``low``, ``high``, ``p``; None where nothing is
+        adapted), and ``reason``, why it is empty. ``adaptation`` ``none`` are the models as they are.
 
     Raises:
         SertuneError: no run is finished, or a file can't be read or written.
@@ -320,15 +336,21 @@ class _Cells:
         if isinstance(found, str):
             return {**cell, "reason": found}
         cell["shared_speakers"] = 0 if own else self.shared.get((run, tested), 0)
-        if metric not in found["metrics"]:
-            return {**cell, "reason": f"{run} has no {metric.removeprefix('ccc_')} to train on"}
-        scored = found["metrics"][metric]
+        what = metric.removeprefix("ccc_")
+        if metric not in main_metrics(self.runs.get(run, found)["task"]):
+            predicts = "predicts no distribution" if lower_is_better(metric) else f"has no {what} to train on"
+            return {**cell, "reason": f"{run} {predicts}"}
+        scored = found["metrics"].get(metric, {"value": None})
         if scored["value"] is None:
-            return {**cell, "reason": f"{tested} has no {metric.removeprefix('ccc_')}"}
+            lacks = "ratings by single annotators" if lower_is_better(metric) else what
+            return {**cell, "reason": f"{tested} has no {lacks}"}
         place = self.plan.folder / ("runs" if own else "tests")
         place = place / (run if own else f"{run}-on-{tested}{'' if method == PLAIN else f'@{method}'}")
         cell |= {key: scored[key] for key in ("value", "low", "high")} | _size(found, place, metric)
-        cell["corrected"] = (cell["value"] - cell["chance"]) / (1 - cell["chance"])
+        if lower_is_better(metric):
+            cell["corrected"] = 1 - cell["value"]
+        else:
+            cell["corrected"] = (cell["value"] - cell["chance"]) / (1 - cell["chance"])
         if method != PLAIN:
             cell["difference"] = found["plain"]["difference"][metric]
         return cell
@@ -351,14 +373,19 @@ class _Cells:
 def _size(report: _Dict, folder: Path, metric: str) -> _Dict:
     """What a figure is over: classes that truth has, chance, clips and speakers that have a truth."""
     table = pd.read_parquet(folder / "predictions.parquet")
-    category = report["task"]["target"] == "category"
-    true = table["true" if category else f"{metric.removeprefix('ccc_')}_true"]
-    scored = table[true.notna()]
-    labels = [label for label, row in report["per_class"].items() if row["support"]] if category else None
+    task, labels, chance = report["task"], None, 0.0
+    if lower_is_better(metric):
+        scored = table[~np.isnan(distributions_of(table, task)[0][:, 0])]
+    elif task["target"] == "category":
+        scored = table[table["true"].notna()]
+        labels = [label for label, row in report["per_class"].items() if row["support"]]
+        chance = 1 / len(labels)
+    else:
+        scored = table[table[f"{metric.removeprefix('ccc_')}_true"].notna()]
     return {
         "classes": len(labels) if labels is not None else None,
         "labels": labels,
-        "chance": 1 / len(labels) if labels else 0.0,
+        "chance": None if lower_is_better(metric) else chance,
         "clips": len(scored),
         "speakers": int(scored["speaker"].nunique()),
     }
@@ -478,9 +505,9 @@ def _about_metric(report: _Dict, metric: str) -> list[str]:
     across = [c for row in matrix for c in row if not c["own"] and c["value"] is not None and not c["shared_speakers"]]
     if not across:
         return []
-    of = "chance-corrected " if report["target"] == "category" else ""
-    inside = f"{_mean(own.values())} within a corpus and " if own else ""
-    sentences = [f"Mean {of}{name}: {inside}{_mean(across)} on another one ({_count(len(across), 'pair')})."]
+    of = "chance-corrected " if metric == "uar" else ""
+    inside = f"{_mean(metric, own.values())} within a corpus and " if own else ""
+    sentences = [f"Mean {of}{name}: {inside}{_mean(metric, across)} on another one ({_count(len(across), 'pair')})."]
     drops = [cell for cell in across if cell["tested_on"] in own]
     if drops:
         worst = max(drops, key=lambda cell: float(own[cell["tested_on"]]["corrected"] - cell["corrected"]))
@@ -493,8 +520,8 @@ def _about_metric(report: _Dict, metric: str) -> list[str]:
             there = [c["tested_on"] for c in cells]
             singles = [c for c in across if c["tested_on"] in there]
             sentences.append(
-                f"Trained on all others: {of}{name} {_mean(cells)}, against {_mean(singles)} of the models of one "
-                f"corpus, on {', '.join(there)}."
+                f"Trained on all others: {of}{name} {_mean(metric, cells)}, against {_mean(metric, singles)} of the "
+                f"models of one corpus, on {', '.join(there)}."
             )
     return sentences + [_adapted(report, method, metric) for method in report["adaptations"] if method != PLAIN]
 
@@ -504,7 +531,10 @@ def _drop(metric: str, own: _Dict, cell: _Dict, of: str) -> str:
     text = f"{name} {number(metric, cell['value'])} {bracket(metric, cell['low'], cell['high'])}".strip()
     over = f" over {cell['classes']} classes" if cell["classes"] else ""
     fell = own["corrected"] > cell["corrected"]
-    start = "Largest drop" if fell else "No drop; the least gain"
+    if lower_is_better(metric):
+        start = "Largest rise" if fell else "No rise; the least fall"
+    else:
+        start = "Largest drop" if fell else "No drop; the least gain"
     within = f"{name} {number(metric, own['value'])}" + (f" over {own['classes']} classes" if own["classes"] else "")
     both = ""
     if of:
@@ -523,7 +553,7 @@ def _adapted(report: _Dict, method: str, metric: str) -> str:
         return f"Adaptation {method}: no test on other people could be adapted."
     values = [cell["difference"]["value"] for cell in cells]
     clear = [cell["difference"] for cell in cells if _is_clear(cell["difference"])]
-    better = sum(difference["value"] > 0 for difference in clear)
+    better = sum((difference["value"] > 0) != lower_is_better(metric) for difference in clear)
     return (
         f"Adaptation {method} changes {metric_name(metric)} by {signed(metric, statistics.fmean(values))} on average "
         f"over {_count(len(cells), 'test')}: clearly better in {better}, clearly worse in {len(clear) - better}."
@@ -536,9 +566,10 @@ def _is_clear(difference: _Dict) -> bool:
     return low is not None and high is not None and (low > 0 or high < 0)
 
 
-def _mean(cells: Iterable[_Dict]) -> str:
-    values = [cell["corrected"] for cell in cells]
-    return number("uar", statistics.fmean(values)) if values else NONE
+def _mean(metric: str, cells: Iterable[_Dict]) -> str:
+    """The mean without chance; of a distance as it is."""
+    values = [cell["value" if lower_is_better(metric) else "corrected"] for cell in cells]
+    return number(metric, statistics.fmean(values)) if values else NONE
 
 
 def _count(n: int, noun: str) -> str:
@@ -582,7 +613,7 @@ def show(report: _Dict) -> None:
             if all(cell["value"] is None for cell in _cells(report, method, metric)):
                 continue
             words = "as they are" if method == PLAIN else f"adapted: {method}"
-            unit = ", /classes" if report["target"] == "category" else ""
+            unit = ", /classes" if metric == "uar" else ", lower is better" if lower_is_better(metric) else ""
             _show_table(f"{metric_name(metric)} [95 %]{unit}, models {words}", *text_table(report, method, metric))
     for sentence in findings(report):
         print(sentence.replace(MINUS, "-"))
@@ -655,6 +686,7 @@ def _view(report: _Dict, settings: str) -> _Dict:
         "sentences": findings(report),
         "warnings": report["warnings"],
         "category": category,
+        "distances": any(lower_is_better(metric) for metric in report["metrics"]),
         "columns": [source["name"] for source in report["corpora"]],
         "matrices": [
             {"method": method, "words": words, "metrics": [_matrix(report, method, name) for name in shown[method]]}
@@ -675,7 +707,8 @@ def _matrix(report: _Dict, method: str, metric: str) -> _Dict:
         {"name": name, "cells": [_shown(metric, cell) for cell in row], "others": name == OTHERS}
         for name, row in _rows(report, method, metric)
     ]
-    return {"metric": metric_name(metric), "rows": rows}
+    lower = " (lower is better)" if lower_is_better(metric) else ""
+    return {"metric": f"{metric_name(metric)}{lower}", "rows": rows}
 
 
 def _shown(metric: str, cell: _Dict) -> _Dict:
@@ -706,7 +739,8 @@ def _difference(metric: str, difference: _Dict | None) -> _Dict | None:
         return None
     p = difference["p"]
     chance = "" if p is None else "p < .001" if p < 0.001 else f"p = {number('p', p)}"
-    sign = 0 if not _is_clear(difference) else 1 if difference["value"] > 0 else -1
+    better = (difference["value"] > 0) != lower_is_better(metric)
+    sign = 0 if not _is_clear(difference) else 1 if better else -1
     return {
         "text": signed(metric, difference["value"]),
         "range": bracket(metric, difference["low"], difference["high"]),

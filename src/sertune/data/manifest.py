@@ -236,6 +236,20 @@ class Manifest:
         names[~single] = None
         return pd.Series(names, dtype=object, name=attribute)
 
+    def with_consensus(self) -> "Manifest":
+        """The same with the mean of the ratings, or the majority of the votes, where a consensus is missing."""
+        if self.ratings is None:
+            return self
+        frame = self.utterances.copy()
+        given = set(self.ratings["attribute"].unique())
+        for name in (name for name in labels.DIMENSIONS if name in given and frame[name].isna().any()):
+            part = self.ratings[self.ratings["attribute"] == name]
+            means = part["value"].astype(np.float64).groupby(part["utterance"]).mean()
+            frame[name] = frame[name].fillna(frame["id"].map(means))
+        if "emotion" in given and frame["emotion"].isna().any():
+            frame["emotion"] = frame["emotion"].where(frame["emotion"].notna(), self.majority())
+        return Manifest(self.name, frame, dict(self.schemes), self.ratings)
+
     def votes(self, attribute: str = "emotion") -> pd.DataFrame:
         """How many raters chose each label: (N utterances, L labels) int64, columns in the scheme's order."""
         names = self._scheme(attribute).labels

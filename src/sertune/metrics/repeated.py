@@ -131,6 +131,35 @@ def dimension_draws(
     ]
 
 
+def mean_draws(
+    runs: Sequence[tuple[ArrayLike, Sequence[str | None], Sequence[str]]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Resampled]:
+    """The mean over the clips of every run, such as of their distances, all on the same resamples.
+
+    Args:
+        runs: for each the (N,) figures of its clips, NaN where missing; their speakers and names, as of `Predicted`.
+        resamples, seed: as of :func:`category_draws`.
+    """
+    figures = [np.asarray(values, dtype=np.float64) for values, _, _ in runs]
+    masks = [~np.isnan(values) for values in figures]
+    named = [Predicted(v, v, speakers, names) for v, (_, speakers, names) in zip(figures, runs, strict=True)]
+    shared = _share(named, masks)
+
+    def score(sums: Floats) -> dict[str, Floats]:
+        mean = np.divide(sums[..., 1], sums[..., 0], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 0] > 0)
+        return {"mean": mean}
+
+    found = []
+    for values, mask, index in zip(figures, masks, shared.indices, strict=True):
+        rows = np.column_stack([np.ones(int(mask.sum())), values[mask]])
+        tables = row_sums(rows, index, shared.count)
+        found.append(_resampled(tables, score, shared.unit, resamples, seed)["mean"])
+    return found
+
+
 @dataclass(frozen=True)
 class _Shared:
     """Clusters of several runs: for each run the (N,) cluster of its scored clips; how many there are, of what."""

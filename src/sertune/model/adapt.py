@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -206,8 +205,3 @@ def over_neighbours(outputs: Tensor, standard: Tensor) -> Tensor:
 def _unit(values: Tensor) -> Tensor:
     lengths: Tensor = values.norm(dim=1, keepdim=True)
     return values / lengths.clamp_min(1e-9)
-
-
-def allowed_labels(target: CategoryTarget, present: Sequence[str]) -> Tensor:
-    """(K,) bool: the model's labels that a corpus has."""
-    return torch.from_numpy(np.isin(np.array(target.labels, dtype=object), list(present)))

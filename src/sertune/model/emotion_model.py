@@ -133,12 +133,13 @@ class EmotionModel(nn.Module):
         """
         device = self.head.mean.device
         slots = None if slots is None else slots.to(device)
-        outputs: Tensor = self.head(vectors.head.to(device), slots).float()
+        hidden = self.head.hidden(vectors.head.to(device))
+        outputs = self.head.read(hidden, slots).float()
         if self.training:
             return outputs
         if self.head.readout is not None and vectors.below is not None:
             outputs = self.target.blend(outputs, self.head.readout(vectors.below.to(device)), self.head.blend)
-        return self.target.finish(outputs, slots, self.head.output)
+        return self.target.finish(outputs, slots, self.head.output, hidden)
 
     @property
     def rater_part(self) -> tuple[RaterTarget | RaterLabelTarget, RaterLayer] | None:
@@ -181,6 +182,10 @@ class EmotionModel(nn.Module):
     def batch_annotators(self, batch: Batch) -> Tensor:
         """(B, A', V): `annotators` of a batch."""
         return self.annotators(Vectors(self.vectors(batch), self._below(batch)))
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(B, width): what the last layer reads of a batch."""
+        return self.head.hidden(self.vectors(batch))
 
     def _below(self, batch: Batch) -> Tensor | None:
         """What the readout reads, (B, D)."""

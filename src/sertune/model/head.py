@@ -145,7 +145,10 @@ class Head(nn.Module):
             vectors: of the clips.
             slots: (B, R) annotators whose own outputs are wanted, where the last layer has them.
         """
-        hidden = self.hidden(vectors)
+        return self.read(self.hidden(vectors), slots)
+
+    def read(self, hidden: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Outputs (B, K) of the last layer for what it reads, (B, width)."""
         outputs: Tensor = self.output(hidden) if isinstance(self.output, nn.Linear) else self.output(hidden, slots)
         return outputs
 

@@ -5,10 +5,12 @@ size alike) plus uniform noise of up to half the clip's standard deviation (over
 Their histogram on 512 x 512 cells is smoothed by the diffusion of `sertune.model.density` with N = n; what is negative
 then is set to 0, and every cell of the grid gets its mass. All in float64.
 
-Not all 512 x 512 coefficients of the histogram are needed, as the diffusion leaves little of the high ones: 64 per
-axis are computed, as sums over the observations, and twice as many as long as the times found would let more than
-1e-13 of the next through. Where all observations agree on one axis, which is common with few annotators and few steps
-of the scale, the histogram is a product of two in one dimension, and all coefficients of both are used.
+Not all 512 x 512 coefficients of the histogram are needed, as the diffusion leaves little of the high ones. As many as
+a clip's spread makes likely are computed, as sums over the observations, and more as long as exp(-k^2 pi^2 t) of the
+first that is left out is above 1e-7 at t* (about 1e-9 at t_x / 2, t_y / 2). Where all observations agree on one axis,
+which is common with few annotators and few steps of the scale, the histogram is a product of two in one dimension, and
+all coefficients of both are used. There, and where a density is about as narrow as a fine cell, the fine cells are
+added up, by their shares in a cell of the grid.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,8 +47,8 @@ KEPT_FROM: Final = 500
 """Clips from which on targets are kept: those of fewer are computed in a second or two."""
 
 _FORMAT: Final = 1  # of what is kept; changes whenever the same input gives other targets
-_LEFT: Final = -log(1e-13)
-_GUESS: Final = 0.1  # t* by the variance of the observations, as it mostly is
+_LEFT: Final = -log(1e-7)  # of a frequency that is left out; masses then differ by less than 1e-7
+_GUESS: Final = 0.1  # t* in variances of the observations' narrower axis: a usual value
 _NUMBERS: Final = 2**19  # coefficients at a time: of this size there are about ten arrays of 4 MB
 _PRODUCTS: Final = 64  # clips of this kind at a time
 _CLIPS: Final = 1024
@@ -74,12 +76,17 @@ PAPER: Final = Truth()
 
 
 def plane_targets(
-    ratings: Floats, ids: Sequence[str], grid: tuple[int, int], truth: Truth = PAPER, seed: int = 0
+    ratings: Floats,
+    ids: Sequence[str],
+    grid: tuple[int, int],
+    truth: Truth = PAPER,
+    seed: int = 0,
+    alone: Floats | None = None,
 ) -> NDArray[np.float32]:
     """The target of every clip, computed once and kept.
 
     The draws of a clip are seeded by ``seed`` and its id, so its target depends neither on the other clips nor on the
-    order of its ratings. Only the noise of clips with one annotator comes from the others: `within_spread`. From
+    order of its ratings. Only the noise of clips with one annotator comes from the others, by ``alone``. From
     `KEPT_FROM` clips on the targets are kept in the user's cache (``sertune/planes`` below ``XDG_CACHE_HOME`` or
     ``~/.cache``), by all that they depend on. A damaged file there, or a folder that can't be written, is no error.
 
@@ -87,11 +94,12 @@ def plane_targets(
         ratings: (N, R, 2) in [-1, 1], NaN where there is none; an annotator counts who rated both attributes.
         ids: (N,) names of the clips.
         grid: cells per axis, each at least 2.
+        alone: as for `cell_targets`.
 
     Returns:
         (N, gx * gy), the second axis of the plane fastest; sum 1 per clip, NaN for a clip without ratings.
     """
-    alone = within_spread(ratings)
+    alone = within_spread(ratings) if alone is None else alone
     kept = _file(ratings, ids, grid, truth, seed, alone) if len(ids) >= KEPT_FROM else None
     if kept is not None and (found := _load(kept, (len(ids), grid[0] * grid[1]))) is not None:
         return found
@@ -139,7 +147,7 @@ def within_spread(values: Floats) -> Floats:
 
     0 where there is no such clip: then nothing is known of how far annotators differ.
     """
-    known = ~np.isnan(values).any(2)
+    known = _known(values)
     counts = known.sum(1)
     some = np.where(known[..., None], values, 0.0)[counts > 1]
     if not len(some):
@@ -151,9 +159,15 @@ def within_spread(values: Floats) -> Floats:
     return spread
 
 
+def _known(values: Floats) -> NDArray[np.bool_]:
+    """(N, R) which annotators rated both attributes."""
+    known: NDArray[np.bool_] = ~(np.isnan(values[..., 0]) | np.isnan(values[..., 1]))
+    return known
+
+
 def _batches(values: Floats, truth: Truth) -> Iterator[tuple[NDArray[np.int64], Floats]]:
     """Clips with equally many annotators: their rows, and their ratings (B, K, 2) in one order whatever was given."""
-    known = ~np.isnan(values).any(2)
+    known = _known(values)
     counts = known.sum(1)
     for count in np.unique(counts[counts > 0]):
         rows = np.flatnonzero(counts == count)
@@ -184,9 +198,8 @@ def _observations(some: Floats, seeds: Sequence[int], alone: Floats, truth: Trut
 
 def _smoothed(bins: Tensor, grid: tuple[int, int], truth: Truth) -> Tensor:
     """Cells (B, draws, 2) of the fine histogram that observations are in -> (B, *grid) masses."""
-    flat = (bins == bins[:, :1]).all(1)
     cells = torch.empty(len(bins), *grid, dtype=torch.float64)
-    product = flat.any(1)
+    product = (bins == bins[:, :1]).all(1).any(1)
     if bool(product.any()):
         cells[product] = torch.cat([_product(some, grid, truth.fine) for some in bins[product].split(_PRODUCTS)])
     open_ = ~product
@@ -232,8 +245,8 @@ def _joint(bins: Tensor, grid: tuple[int, int], table: Tensor) -> tuple[Tensor, 
         return cells, enough
     for i in (~enough).nonzero()[:, 0].tolist():  # narrower than a fine cell: the cosines ring
         inverse = table * _twice(fine)
-        density = inverse @ smooth[i] @ inverse.T / fine**2
-        cells[i] += _overlaps(grid[0], fine) @ density.clamp_max(0).neg() @ _overlaps(grid[1], fine).T
+        density = (inverse @ smooth[i] @ inverse.T / fine**2).clamp_min(0)
+        cells[i] = _overlaps(grid[0], fine) @ density @ _overlaps(grid[1], fine).T
     return cells, torch.ones_like(enough)
 
 
@@ -247,11 +260,11 @@ def _product(bins: Tensor, grid: tuple[int, int], fine: int) -> Tensor:
     times = bandwidths(norms, _counts(bins), fine)
     above, below = [], []
     for axis, time in enumerate((times.first, times.second)):
-        smooth = series[axis] * filtered(fine, time)
-        ringing = (smooth * _twice(fine)) @ table.T / fine
-        below.append(ringing.clamp_max(0).neg() @ _overlaps(grid[axis], fine).T)
-        above.append(smooth @ block_masses(grid[axis], fine, fine).T + below[axis])
-    # the positive part of a product of two signed densities
+        density = (series[axis] * filtered(fine, time) * _twice(fine)) @ table.T / fine
+        overlaps = _overlaps(grid[axis], fine).T
+        above.append(density.clamp_min(0) @ overlaps)
+        below.append(density.clamp_max(0) @ overlaps)
+    # what is positive of a product of two
     return above[0][:, :, None] * above[1][:, None, :] + below[0][:, :, None] * below[1][:, None, :]
 
 

@@ -1,6 +1,7 @@
 """Predictions as tables: one row per clip, and one per single rating."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sertune.data.labels import POSITIONS, label_distances
+from sertune.model.planes import cell_targets, within_spread
 from sertune.model.probe import rating_moments
 from sertune.model.targets import (
     CategoryTarget,
@@ -23,10 +26,15 @@ from sertune.model.targets import (
     parts_of,
     singles,
 )
-from sertune.model.targets.distribution import half_widths
+from sertune.model.targets.dimension import to_unit
+from sertune.model.targets.distribution import PLANE, half_widths
 from sertune.model.targets.slots import rating_slots, split_slots
 
 CLIP_COLUMNS = ("file", "start", "end", "duration", "speaker")
+CEILING_CLIPS = 200
+"""Most clips whose annotators are compared with each other on the plane."""
+CEILING_FINE = 128
+"""Cells per axis of the histogram behind these planes: four times as fast as 512, and less than .01 TVD from it."""
 
 
 def prediction_table(
@@ -137,11 +145,45 @@ def rating_table(
     return table[columns]
 
 
+def plane_maker(
+    target: Target, utterances: pd.DataFrame, ratings: pd.DataFrame | None
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]] | None:
+    """Ratings of `CEILING_CLIPS` of the clips at most, evenly drawn, and what makes planes of ratings.
+
+    Args:
+        target: that the model predicts.
+        utterances: (N rows) of a manifest.
+        ratings: of the same.
+
+    Returns:
+        (n, R, 2) ratings of arousal and valence in [-1, 1], NaN where there is none, and a function from (m, r, 2)
+        ratings to (m, cells) distributions: those of `cell_targets`, from a histogram of `CEILING_FINE` cells per axis.
+        None where the target has no plane.
+    """
+    with_plane = [part for part in singles(target) if isinstance(part, (PlaneTarget, RaterTarget, SpreadTarget))]
+    part = next((part for part in with_plane if part.plane is not None), None)
+    if part is None or part.plane is None:
+        return None
+    chosen = utterances.iloc[:: max(1, -(-len(utterances) // CEILING_CLIPS))]
+    scales = dict(zip(part.dimensions, part.scales, strict=True))
+    values = to_unit(
+        rating_slots(chosen, ratings, PLANE, ())[:, :, 1:].astype(np.float64), [scales[name] for name in PLANE]
+    )
+    alone = within_spread(np.where(np.isnan(values).any(axis=2, keepdims=True), np.nan, values))
+    grid, truth = part.plane.grid, replace(part.plane.truth, fine=CEILING_FINE)
+
+    def cells_of(given: np.ndarray) -> np.ndarray:
+        return cell_targets(given, grid, range(len(given)), truth, alone).reshape(len(given), -1)
+
+    return values, cells_of
+
+
 def task_of(target: Target) -> dict[str, Any]:
     """The ``task`` of report.json: of the lead, with ``also`` the others that are joined with it.
 
     ``target`` is ``category`` or ``dimension``: what the headline is about. ``opinions`` says how a distribution is
-    predicted (``votes``, ``plane``, ``gaussian``, ``beta``, ``rater``), and ``grid`` the plane's cells.
+    predicted (``votes``, ``plane``, ``gaussian``, ``beta``, ``rater``), ``grid`` the plane's cells, and ``cost`` how
+    far labels are from each other, where all of them have a place in the plane.
     """
     first, *others = (_task(part) for part in singles(target))
     return {**first, **({"also": others} if others else {})}
@@ -152,6 +194,8 @@ def _task(target: Single) -> dict[str, Any]:
         task: dict[str, Any] = {"target": "category", "labels": list(labels_of(target))}
         if not isinstance(target, CategoryTarget):
             task["opinions"] = "rater" if isinstance(target, RaterLabelTarget) else "votes"
+            if set(task["labels"]) <= set(POSITIONS):
+                task["cost"] = label_distances(task["labels"]).round(5).tolist()
         return task
     names: Sequence[str] = dimensions_of(target)
     scales: dict[str, list[float]] = {}

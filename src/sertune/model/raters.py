@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MOST_NOISE = 4.0
 HIDDEN = 64
 """Width of the shared head behind annotators' embeddings."""
 
@@ -27,6 +28,11 @@ class RaterForm:
     branch: tuple[int, ...] = ()
     rank: int = 8
     min_ratings: int = 1
+
+    @property
+    def biases_alone(self) -> bool:
+        """Whether annotators differ from the average one in bias and gain alone, which can be solved for."""
+        return self.kind == "heads" and not self.branch and self.rank == 0
 
     def describe(self) -> dict[str, Any]:
         """As saved in model.json."""
@@ -64,15 +70,25 @@ class RaterLayer(nn.Module):
     Attributes:
         counts: (A,) ratings of each in the training part.
         shrinkage: (), lambda: ratings that the prior weighs.
-        noise: (G E,) standard deviation of single ratings around the annotators' values, in [-1, 1].
-        stretch, blur: (), how far annotators are drawn apart for a plane, and the standard deviation of its blur.
+        noise: (G E,) standard deviation of single ratings around the annotators' values, in [-1, 1], on a usual clip.
+        noise_slope, noise_offset: (G E, width), (G E,) how its logarithm depends on the head's vector h: slope h -
+            offset, as some clips are heard in more ways than others.
+        middle: (G E,) mean of the annotators' mean over clips.
+        gain, stretch, bandwidth, noisy: (), for a plane: factor on how far a clip's mean is from `middle`, factor on
+            how far its annotators are from their mean, standard deviation of a Gaussian kernel (0: the target's own
+            kernel), and factor on the clip's noise, which widens that kernel.
     """
 
     counts: Tensor
     shrinkage: Tensor
     noise: Tensor
+    noise_slope: Tensor
+    noise_offset: Tensor
+    middle: Tensor
+    gain: Tensor
     stretch: Tensor
-    blur: Tensor
+    bandwidth: Tensor
+    noisy: Tensor
 
     def __init__(self, width: int, groups: int, each: int, raters: int, form: RaterForm) -> None:
         super().__init__()
@@ -97,8 +113,13 @@ class RaterLayer(nn.Module):
         self.register_buffer("counts", torch.zeros(raters))
         self.register_buffer("shrinkage", torch.ones(()))
         self.register_buffer("noise", torch.zeros(groups * each))
+        self.register_buffer("noise_slope", torch.zeros(groups * each, width))
+        self.register_buffer("noise_offset", torch.zeros(groups * each))
+        self.register_buffer("middle", torch.zeros(groups * each))
+        self.register_buffer("gain", torch.ones(()))
         self.register_buffer("stretch", torch.ones(()))
-        self.register_buffer("blur", torch.zeros(()))
+        self.register_buffer("bandwidth", torch.zeros(()))
+        self.register_buffer("noisy", torch.zeros(()))
 
     @property
     def known(self) -> Tensor:
@@ -178,6 +199,11 @@ class RaterLayer(nn.Module):
                 for group, part in enumerate(features)
             ]
         return average[:, None] + torch.cat(added, dim=2)
+
+    def noise_of(self, hidden: Tensor) -> Tensor:
+        """(B, G E) noise of single ratings on clips (B, width); within a factor of `MOST_NOISE` of the usual."""
+        factor = (hidden.float() @ self.noise_slope.T - self.noise_offset).exp()
+        return self.noise * factor.clamp(1 / MOST_NOISE, MOST_NOISE)
 
     def _gather(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Own parts (B, R, ...) of the annotators in the slots, and (B, R) whether each is known."""

@@ -46,7 +46,7 @@ def choose_target(manifest: Manifest, config: RunConfig) -> tuple[Manifest, Targ
     Raises:
         SertuneError: the data lacks it, or there is nothing to learn from it.
     """
-    manifest = with_consensus(manifest)
+    manifest = manifest.with_consensus()
     tasks = [part for part in config.target.parts if part != "density"]
     made = {task: _single(task, manifest, config) for task in tasks}
     kept = np.any([rows for _, rows in made.values()], axis=0)
@@ -144,6 +144,7 @@ def _rater(manifest: Manifest, config: RunConfig) -> tuple[Single, np.ndarray]:
         raise SertuneError(
             f"target rater: {manifest.name} has one annotator only ({raters[0]}); use --target dimension or category"
         )
+    _enough_ratings(manifest, names, options.min_ratings)
     form = RaterForm(options.form, tuple(options.branch), options.rank, options.min_ratings)
     rows = _rated(manifest, names, options.min_raters)
     if categorical:
@@ -151,6 +152,7 @@ def _rater(manifest: Manifest, config: RunConfig) -> tuple[Single, np.ndarray]:
         return RaterLabelTarget(labels, raters, config.target.label_smoothing, form), rows
     _enough_for_ccc(config)
     _varied(manifest, names)
+    _varied_ratings(manifest, names)
     plane = _plane(config) if set(PLANE) <= set(names) else None
     density = "density" in config.target.parts
     if density and plane is None:
@@ -187,25 +189,10 @@ def _distribution(manifest: Manifest, config: RunConfig) -> tuple[Single, np.nda
             f"target.distribution.loss = {options.loss}: is for votes and the plane; {kind} is fitted by likelihood"
         )
     names = _rated_dimensions(manifest, config, "distribution")
+    _varied_ratings(manifest, names)
     plane = _plane(config) if set(PLANE) <= set(names) else None
     target = SpreadTarget(tuple(names), _scales(manifest, names), kind, plane)
     return target, _rated(manifest, names, config.target.rater.min_raters)
-
-
-def with_consensus(manifest: Manifest) -> Manifest:
-    """The manifest with the mean of the ratings (the majority of the votes) where a consensus is missing."""
-    if manifest.ratings is None:
-        return manifest
-    frame = manifest.utterances.copy()
-    given = set(manifest.ratings["attribute"].unique())
-    for name in (name for name in DIMENSIONS if name in given and frame[name].isna().any()):
-        part = manifest.ratings[manifest.ratings["attribute"] == name]
-        means = part["value"].astype(np.float64).groupby(part["utterance"]).mean()
-        frame[name] = frame[name].fillna(frame["id"].map(means))
-    if "emotion" in given and frame["emotion"].isna().any():
-        voted = manifest.majority()
-        frame["emotion"] = frame["emotion"].where(frame["emotion"].notna(), voted)
-    return Manifest(manifest.name, frame, manifest.schemes, manifest.ratings)
 
 
 def _wanted(config: RunConfig) -> list[str]:
@@ -288,6 +275,22 @@ def _varied(manifest: Manifest, names: Sequence[str]) -> None:
     for name in names:
         if manifest.utterances[name].nunique() < 2:
             raise SertuneError(f"{manifest.name}: {name} is the same for every clip, so that nothing can be learnt")
+
+
+def _varied_ratings(manifest: Manifest, names: Sequence[str]) -> None:
+    for name in names:
+        if _values(manifest, name).nunique() < 2:
+            raise SertuneError(f"{manifest.name}: all ratings of {name} are the same, so that nothing can be learnt")
+
+
+def _enough_ratings(manifest: Manifest, names: Sequence[str], least: int) -> None:
+    assert manifest.ratings is not None
+    part = manifest.ratings[manifest.ratings["attribute"].isin(names)]
+    most = int(part.drop_duplicates(["utterance", "rater"])["rater"].value_counts().max())
+    if most < least:
+        raise SertuneError(
+            f"target.rater.min_ratings = {least}: no annotator of {manifest.name} has so many ratings (at most {most})"
+        )
 
 
 def check_left(manifest: Manifest, target: Target) -> None:

@@ -1,5 +1,6 @@
 """One fold: train, choose by dev, go on with dev's clips where that is allowed, test once."""
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +14,22 @@ from sertune import __version__
 from sertune.config import RunConfig
 from sertune.data.splits import Fold, Protocol
 from sertune.files import replacing
-from sertune.metrics.summary import main_metrics, summarise
 from sertune.model.emotion_model import EmotionModel
-from sertune.model.predictions import prediction_table, rating_table, task_of
+from sertune.model.predictions import prediction_table, rating_table
 from sertune.model.targets import RaterTarget, possible
 from sertune.progress import say
 from sertune.train.baseline import Strengths, fit_baseline, solve_readout, start_head
 from sertune.train.folder import fold_folder, write_json
+from sertune.train.judge import score
 from sertune.train.loop import Fit, derive_seed, each_batch, model_outputs, model_vectors
 from sertune.train.prepare import Prepared
-from sertune.train.raters import calibrate
+from sertune.train.raters import Heard, calibrate, fit_noise
 
 FINAL = "final"
 CALIBRATION_CLIPS = 300
 """Most dev clips that choose how far predicted annotators spread."""
+NOISE_CLIPS = 5000
+"""Most training clips that tell on which clips annotators disagree."""
 
 
 def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
@@ -50,7 +53,7 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         both = np.sort(np.concatenate([fold.train, fold.dev]))
         known = replace(fold, train=prepared.clips.training_rows(both, config.weights, config.seed, fold.name))
         _solve_again(model, known, strengths, prepared, config)
-    _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
+    tested = _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
     baseline = _fold_baseline(folder, sampled, prepared, config, refit=refit)
     if fold.name == FINAL or prepared.protocol.final is None:
         _measure_source(model, known.train, prepared, config)
@@ -63,7 +66,7 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "dev_score": result.dev_score,
-        "test_score": _headline(folder / "test.parquet", task_of(prepared.target)) if len(fold.test) else None,
+        "test_score": tested,
         "seconds": round(time.perf_counter() - began, 3),
         "train_seconds": round(result.train_seconds, 3),
     }
@@ -103,7 +106,8 @@ def solved(model: EmotionModel, config: RunConfig) -> bool:
 
 def _write_predictions(
     file: Path, model: EmotionModel, name: str, rows: np.ndarray, prepared: Prepared, config: RunConfig
-) -> None:
+) -> float | None:
+    """Writes what is predicted for some clips; returns their score, as dev is judged, None where it is undefined."""
     outputs = model_outputs(model, prepared.clips, rows, config, prepared.device)
     targets = prepared.clips.targets[rows]
     outputs = possible(prepared.target, outputs, targets)
@@ -118,6 +122,8 @@ def _write_predictions(
         rated["known"] = np.isin(rated["rater"].to_numpy(dtype=object), names)
         rated.insert(1, "fold", name)
         write_table(file.with_name(f"{file.stem}_ratings.parquet"), rated)
+    judged = score(prepared.target, outputs, targets) if len(rows) else math.nan
+    return judged if math.isfinite(judged) else None
 
 
 def _calibrate(model: EmotionModel, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
@@ -125,9 +131,23 @@ def _calibrate(model: EmotionModel, fold: Fold, prepared: Prepared, config: RunC
     options = config.target.plane
     if model.rater_part is None or not isinstance(model.rater_part[0], RaterTarget) or not options.calibrate:
         return
-    rows = fold.dev[:: -(-len(fold.dev) // CALIBRATION_CLIPS)]
+    train, dev = (
+        Heard(
+            each_batch(model, prepared.clips, rows, config, prepared.device, model.hidden),
+            model_outputs(model, prepared.clips, rows, config, prepared.device),
+            prepared.clips.targets[rows],
+        )
+        for rows in (_some(np.unique(fold.train), NOISE_CLIPS), _some(fold.dev, CALIBRATION_CLIPS))
+    )
+    fit_noise(model, train, dev, config.head.regularisation)
+    rows = _some(fold.dev, CALIBRATION_CLIPS)
     known = each_batch(model, prepared.clips, rows, config, prepared.device, model.batch_annotators)
-    calibrate(model, known, prepared.clips.targets[rows])
+    calibrate(model, dev, known)
+
+
+def _some(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of some rows, evenly drawn."""
+    return rows[:: -(-len(rows) // most)]
 
 
 def _fresh_model(
@@ -188,12 +208,6 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
     """Writes Parquet, complete or not at all."""
     with replacing(file) as part:
         table.to_parquet(part, index=False)
-
-
-def _headline(file: Path, task: dict[str, Any]) -> float | None:
-    metrics = summarise(pd.read_parquet(file), task)["metrics"]
-    values = [metrics[name]["value"] for name in main_metrics(task)]
-    return float(np.mean(values)) if None not in values else None
 
 
 def _fold_line(row: dict[str, Any], index: int, protocol: Protocol) -> str:

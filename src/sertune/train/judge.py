@@ -1,6 +1,7 @@
 """What dev is judged by, for every target."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
@@ -42,14 +43,16 @@ def judged_by(target: Target) -> str:
 
 
 def score(target: Target, outputs: Tensor, targets: np.ndarray) -> float:
-    """UAR of labels, mean CCC of dimensions, 1 - TVD of distributions; the mean of joined tasks; NaN where undefined.
+    """UAR of labels, mean CCC of dimensions, 1 - TVD of distributions; the mean of joined tasks.
+
+    What the clips say nothing of (a task that none of them has) is left out of means; NaN where nothing is left.
 
     Args:
         target: what is predicted.
         outputs: (N, K), finished.
         targets: (N, ...) as `Target.encode` gives them.
     """
-    return float(np.mean([_score(*part) for part in parts_of(target, outputs, targets)]))
+    return _mean([_score(*part) for part in parts_of(target, outputs, targets)])
 
 
 def _score(target: Single, outputs: Tensor, targets: np.ndarray) -> float:
@@ -64,10 +67,16 @@ def _score(target: Single, outputs: Tensor, targets: np.ndarray) -> float:
     # on the unit scale, so that the score does not depend on how wide a corpus's own is
     true = targets.astype(np.float64) if isinstance(target, DimensionTarget) else rating_moments(targets, target)[0]
     values = to_unit(decoded["values"], target.scales)
-    ccc = float(np.mean([scores.ccc(true[:, k], values[:, k]) for k in range(len(target.dimensions))]))
+    ccc = _mean([scores.ccc(true[:, k], values[:, k]) for k in range(len(target.dimensions))])
     if isinstance(target, RaterTarget) and target.density:
-        return (ccc + 1 - _mean_tvd(targets[:, : target.before], decoded["cells"])) / 2
+        return _mean([ccc, 1 - _mean_tvd(targets[:, : target.before], decoded["cells"])])
     return ccc
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are defined; NaN where none is."""
+    there = [value for value in values if not math.isnan(value)]
+    return float(np.mean(there)) if there else math.nan
 
 
 def _mean_tvd(true: np.ndarray, predicted: np.ndarray) -> float:

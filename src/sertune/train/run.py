@@ -12,10 +12,11 @@ import pandas as pd
 from sertune import __version__
 from sertune.config import RunConfig
 from sertune.data.splits import Protocol
+from sertune.metrics.opinions import OwnParts, Planes, has_opinions, opinions, rating_metrics
 from sertune.metrics.summary import compare, summarise
 from sertune.model.emotion_model import EmotionModel
-from sertune.model.predictions import task_of
-from sertune.model.targets import Target, labels_of, lead_of
+from sertune.model.predictions import plane_maker, task_of
+from sertune.model.targets import RaterLabelTarget, RaterTarget, Target, labels_of, lead_of, singles
 from sertune.train.device import describe_machine
 from sertune.train.folder import fold_folder, open_run, start_run, write_json, write_text
 from sertune.train.folds import refits, run_fold, write_table
@@ -67,6 +68,9 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
     summary = summarise(test, task, config.seed)
     dev_summary = summarise(dev, task, config.seed)
     write_table(run / "predictions.parquet", test)
+    rated = _rated(run, folders)
+    if rated is not None:
+        summary["metrics"] |= rating_metrics(rated, task, config.seed)
     write_text(run / "log.jsonl", "".join(json.dumps(row) + "\n" for result in results for row in result["log"]))
     interval, extra = summary.pop("interval"), summary.pop("warnings")
     report = {
@@ -78,6 +82,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "task": task,
         **summary,
         "dev_metrics": dev_summary["metrics"],
+        **({"opinions": _opinions(run, prepared, test, rated, task, config)} if has_opinions(task) else {}),
         "baseline": _baseline(folders, results, test, task, config.seed),
         "folds": [result["fold"] for result in results],
         "protocol": _protocol(protocol, prepared.target, config, interval, prepared.notes),
@@ -93,6 +98,49 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
     write_json(run / "report.json", report)
 
 
+def _rated(run: Path, folders: list[Path]) -> pd.DataFrame | None:
+    """The single ratings of all test parts beside what was predicted for them, also as ratings.parquet."""
+    files = [folder / "test_ratings.parquet" for folder in folders]
+    if not all(file.is_file() for file in files):
+        return None
+    rated = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    write_table(run / "ratings.parquet", rated)
+    return rated
+
+
+def _opinions(
+    run: Path,
+    prepared: Prepared,
+    test: pd.DataFrame,
+    rated: pd.DataFrame | None,
+    task: dict[str, Any],
+    config: RunConfig,
+) -> dict[str, Any]:
+    """Ceilings, spread and annotators of the test clips; the annotators' map is the saved model's."""
+    ratings, frame = prepared.manifest.ratings, prepared.manifest.utterances
+    tested = frame[frame["id"].isin(test["utterance"])]
+    made = plane_maker(prepared.target, tested, ratings)
+    planes = Planes(*made) if made is not None else None
+    own = _own_parts(run / "model" / "model.safetensors", prepared.target) if rated is not None else None
+    return opinions(test, ratings, rated, task, planes=planes, own=own, seed=config.seed)
+
+
+def _own_parts(file: Path, target: Target) -> OwnParts | None:
+    """What the saved model has learnt of each annotator whom it has met in training."""
+    from safetensors.numpy import load_file
+
+    part = next((part for part in singles(target) if isinstance(part, (RaterTarget, RaterLabelTarget))), None)
+    if part is None:
+        return None
+    tensors = load_file(file)
+    # the last layer is the head's output, or one of several there
+    (name,) = (name for name in tensors if name.startswith("head.output") and name.endswith(".own"))
+    counts = tensors[f"{name.removesuffix('own')}counts"]
+    met = counts >= max(part.form.min_ratings, 1)
+    names = [rater for rater, there in zip(part.raters, met, strict=True) if there]
+    return OwnParts(names, tensors[name].reshape(len(counts), -1)[met].astype(np.float64))
+
+
 def _baseline(
     folders: list[Path], results: list[dict[str, Any]], test: pd.DataFrame, task: dict[str, Any], seed: int
 ) -> list[dict[str, Any]]:
@@ -105,11 +153,12 @@ def _baseline(
     rows: list[dict[str, Any]] = []
     for name, part in table.groupby("baseline", sort=False):
         dev = float(np.mean([result["baseline"][name] for result in folds]))
-        metrics = summarise(part, task, seed)["metrics"]
+        metrics = summarise(part, task, seed, transport=False)["metrics"]
         rows.append({"name": str(name), "dev": dev, "chosen": False, "metrics": metrics})
     best = max(rows, key=lambda row: row["dev"])
-    best["chosen"] = True
-    best["difference"] = compare(test, table[table["baseline"] == best["name"]], task, seed)
+    chosen = table[table["baseline"] == best["name"]]
+    best |= {"chosen": True, "metrics": summarise(chosen, task, seed)["metrics"]}
+    best["difference"] = compare(test, chosen, task, seed)
     return rows
 
 

@@ -185,7 +185,10 @@ def _adaptations(names: Iterable[str], target: str) -> tuple[str, ...]:
         if name not in METHODS:
             raise unknown("adaptation", name, METHODS)
         if target != "category" and name in FOR_CATEGORIES:
-            raise SertuneError(f"adapt {name}: is for categories, not for dimensions; corpus and speaker are for both")
+            raise SertuneError(
+                f"adapt {name}: is for categories, not for dimensions, distributions or annotators; corpus and speaker "
+                "are for all"
+            )
     return chosen
 
 

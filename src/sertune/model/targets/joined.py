@@ -119,11 +119,11 @@ class JoinedTarget(Plain):
         made = zip(self.parts, self.split(outputs), solved, strict=True)
         return torch.cat([part.blend(own, other, share) for part, own, other in made], dim=1)
 
-    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module) -> Tensor:
+    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module, hidden: Tensor | None = None) -> Tensor:
         """Each part's own, side by side."""
         assert isinstance(last, JoinedLayer)
         made = zip(self.parts, self.split(outputs), last.layers, strict=True)
-        return torch.cat([part.finish(own, slots, layer) for part, own, layer in made], dim=1)
+        return torch.cat([part.finish(own, slots, layer, hidden) for part, own, layer in made], dim=1)
 
     def lift(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Each part's own, side by side."""

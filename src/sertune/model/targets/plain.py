@@ -42,6 +42,6 @@ class Plain:
         """Outputs as they are scored, from those of the solved linear model."""
         return outputs
 
-    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module) -> Tensor:
-        """Outputs as they are scored, from those of the last layer."""
+    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module, hidden: Tensor | None = None) -> Tensor:
+        """Outputs as they are scored, from those of the last layer, which read ``hidden``."""
         return outputs

@@ -16,6 +16,9 @@ from sertune.model.targets.distribution import PLANE, Plane, encode_ratings, hal
 from sertune.model.targets.plain import Plain
 from sertune.model.targets.slots import rating_slots, split_slots
 
+MOST_POINTS = 256
+"""Annotators of whom a predicted plane is made at most: thousands would change it little, and take a second a batch."""
+
 
 @dataclass
 class RaterTarget(Plain):
@@ -66,8 +69,8 @@ class RaterTarget(Plain):
 
     @property
     def solvable(self) -> bool:
-        """Whether a frozen encoder leaves nothing to train: no, the annotators are."""
-        return False
+        """Whether a frozen encoder leaves nothing to train: where annotators differ in bias and gain alone."""
+        return self.form.biases_alone and not self.density
 
     def last_layer(self, width: int) -> nn.Module:
         """The average annotator and the others on the head's vector (B, width)."""
@@ -103,9 +106,9 @@ class RaterTarget(Plain):
         there = ~ratings.isnan().all(2)
         known = ratings.reshape(-1, width)
         loss = ccc_loss(values.reshape(-1, width), known)
-        variance = known[~known.isnan().any(1)].var(0, correction=0).mean() if bool(there.any()) else torch.ones(())
+        variance = (known - known.nanmean(0)).square().nanmean(0).nanmean().nan_to_num(1.0)
         prior = (penalty * there).sum() / there.sum().clamp_min(1)
-        found = [loss + prior / (2 * variance.nan_to_num(1.0).clamp_min(0.01))]
+        found = [loss + prior / (2 * variance.clamp_min(0.01))]
         if self.density:
             found.append(self._plane_loss(values, ratings, targets[:, : self.before]))
         return found
@@ -132,11 +135,10 @@ class RaterTarget(Plain):
         count = outputs.shape[1] // width
         return outputs.float() + moved.repeat(1, count)
 
-    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module) -> Tensor:
+    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module, hidden: Tensor | None = None) -> Tensor:
         """Mean, spread, cells, slots and penalty, from the layer's average, slots and known annotators.
 
-        The spread of the ratings is that of the annotators and their noise together. For the plane the annotators are
-        drawn apart and blurred as dev chose (`RaterLayer.stretch`, ``blur``).
+        The spread of the ratings is that of the annotators and their noise together.
         """
         assert isinstance(last, RaterLayer)
         width, count = len(self.dimensions), 0 if slots is None else slots.shape[1]
@@ -145,21 +147,31 @@ class RaterTarget(Plain):
         )
         known = everyone.reshape(len(everyone), -1, width) if everyone.shape[1] else average[:, None]
         mean = known.mean(1)
-        spread = (known.var(1, correction=0) + last.noise.square()).sqrt()
+        noise = last.noise.expand_as(mean) if hidden is None else last.noise_of(hidden)
+        spread = (known.var(1, correction=0) + noise.square()).sqrt()
         parts = [mean, spread]
         if self.plane is not None:
             places = [self.dimensions.index(name) for name in PLANE]
-            parts.append(self.cells(known[:, :, places], last.stretch, last.blur).flatten(1).float())
+            parts.append(self.cells(known[:, :, places], noise[:, places], last).flatten(1).float())
         penalty = torch.zeros(len(outputs), count, device=outputs.device)
         return torch.cat([*parts, given, penalty], dim=1)
 
-    def cells(self, known: Tensor, stretch: Tensor, blur: Tensor) -> Tensor:
-        """(B, gx, gy) plane of annotators (B, A, 2)."""
+    def cells(self, known: Tensor, noise: Tensor, last: RaterLayer) -> Tensor:
+        """(B, gx, gy) plane of annotators (B, A, 2) with noise (B, 2), placed as dev chose (`RaterLayer.gain` ...).
+
+        Of more than `MOST_POINTS` annotators it is made of as many, around the mean of all.
+        """
         assert self.plane is not None
+        middle = last.middle[[self.dimensions.index(name) for name in PLANE]]
         mean = known.mean(1, keepdim=True)
-        points = mean + stretch * (known - mean)
+        if known.shape[1] > MOST_POINTS:
+            known = known[:, np.linspace(0, known.shape[1] - 1, MOST_POINTS).round().astype(int)]
+        points = middle + last.gain * (mean - middle) + last.stretch * (known - known.mean(1, keepdim=True))
         present = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
-        return cell_density(points, present, self.plane.grid, self.kernel, blur=blur.expand(2).double())
+        width = float(last.bandwidth)
+        if not width:
+            return cell_density(points, present, self.plane.grid, self.kernel)
+        return cell_density(points, present, self.plane.grid, Kernel("gaussian", width), blur=last.noisy * noise)
 
     def lift(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Consensus and fixed log spread (B, 2 D) as finished outputs: a Gaussian plane, and all annotators alike."""
@@ -278,7 +290,7 @@ class RaterLabelTarget(Plain):
         moved = share * (others.float().log_softmax(1) - outputs[:, :width].float().log_softmax(1))
         return outputs.float() + moved.repeat(1, outputs.shape[1] // width)
 
-    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module) -> Tensor:
+    def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module, hidden: Tensor | None = None) -> Tensor:
         """The log of the mean distribution of all known annotators, then slots and penalty."""
         width, count = len(self.labels), 0 if slots is None else slots.shape[1]
         average, given, everyone = outputs.float().split(

@@ -32,7 +32,7 @@ def rating_slots(
         return _empty(count, 1, len(attributes))
     value = part["value"].map({label: place for place, label in enumerate(labels)}) if labels else part["value"]
     clip = pd.Index(utterances["id"]).get_indexer(pd.Index(part["utterance"]))
-    who, _ = pd.factorize(part["rater"])
+    who, _ = pd.factorize(part["rater"], sort=True)  # so that the order of the rows does not matter
     numbers = value.to_numpy(dtype=np.float64, na_value=np.nan)
     column = pd.Index(attributes).get_indexer(pd.Index(part["attribute"]))
     good = (clip >= 0) & ~np.isnan(numbers)
@@ -58,5 +58,6 @@ def _empty(count: int, raters: int, values: int) -> np.ndarray:
 
 def split_slots(targets: Tensor, before: int, values: int) -> tuple[Tensor, Tensor]:
     """Raters (B, R) int64 and values (B, R, V) of encoded targets (B, before + R (1 + V))."""
-    slots = targets[:, before:].reshape(len(targets), -1, 1 + values)
+    count = (targets.shape[1] - before) // (1 + values)
+    slots = targets[:, before:].reshape(len(targets), count, 1 + values)
     return slots[:, :, 0].nan_to_num(nan=NOBODY).long(), slots[:, :, 1:]
