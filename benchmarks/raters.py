@@ -41,7 +41,7 @@ WAYS: dict[str, list[str]] = {
 
 def scored(table: pd.DataFrame, true: pd.DataFrame, cells: np.ndarray) -> dict[str, float]:
     """TVD, JSD and CCC of one table of predictions; ``true`` holds the true planes of the same utterances."""
-    planes = np.stack(true.set_index("utterance").loc[table["utterance"], "true_plane"].to_numpy())
+    planes = np.array(true.set_index("utterance").loc[table["utterance"], "true_plane"].tolist())
     found = {
         "tvd": float(distributions.tvd(planes, cells).mean()),
         "jsd": float(distributions.jsd(planes, cells).mean()),
@@ -54,9 +54,10 @@ def scored(table: pd.DataFrame, true: pd.DataFrame, cells: np.ndarray) -> dict[s
 def cells_of(table: pd.DataFrame, spread: Sequence[float] | None) -> np.ndarray:
     """The predicted planes; of a consensus model with one spread for all clips, in [-1, 1]."""
     if spread is None:
-        return np.stack(table["plane"].to_numpy())
+        return np.array(table["plane"].tolist())
     mean = torch.tensor(np.stack([(table[name] - 3) / 2 for name in NAMES], axis=1))
-    return gaussian_cells(mean, torch.tensor(spread).expand_as(mean), GRID).flatten(1).numpy()
+    cells: np.ndarray = gaussian_cells(mean, torch.tensor(spread).expand_as(mean), GRID).flatten(1).numpy()
+    return cells
 
 
 def fitted_spread(run: Path, corpus: Path) -> list[float]:
@@ -88,7 +89,14 @@ def one_seed(seed: int, root: Path, method: Sequence[str], size: dict[str, int])
     corpora = {}
     for place, (name, prefix) in enumerate((("within", "p"), ("across", "q"))):
         corpora[name] = root / f"{name}-{seed}"
-        write_rated_corpus(corpora[name], annotators=60, prefix=prefix, seed=100 * place + seed, **size)
+        write_rated_corpus(
+            corpora[name],
+            annotators=60,
+            prefix=prefix,
+            seed=100 * place + seed,
+            speakers=size["speakers"],
+            per_emotion=size["per_emotion"],
+        )
     rows: list[dict[str, Any]] = []
     truth: dict[str, pd.DataFrame] = {}
     order = ["annotators, calibrated", *(way for way in WAYS if way != "annotators, calibrated")]
@@ -129,15 +137,20 @@ def main() -> None:
         rows = [
             row for seed in range(options.seeds) for row in one_seed(seed, Path(folder), rest or options.method, size)
         ]
-    table = pd.DataFrame(rows).drop(columns="seed").groupby("way", sort=False).agg(["mean", "std"])
-    for column in table.columns.levels[0]:
+    show(pd.DataFrame(rows).drop(columns="seed"))
+
+
+def show(rows: pd.DataFrame) -> None:
+    """Mean and standard deviation over the seeds, and the ratio to the consensus model."""
+    for column in (name for name in rows.columns if name != "way"):
         print(f"\n{column}")
-        baseline = table.loc["consensus, fitted spread", (column, "mean")]
+        by_way = rows.groupby("way")[column]
+        mean, std = by_way.mean(), by_way.std()
         for way in WAYS:
-            mean, std = table.loc[way, (column, "mean")], table.loc[way, (column, "std")]
-            if not np.isnan(mean):
-                ratio = f"  x{mean / baseline:.3f} of the consensus" if baseline == baseline else ""
-                print(f"  {way:34s} {mean:.3f} +- {std:.3f}{ratio}")
+            if not np.isnan(mean[way]):
+                ratio = mean[way] / mean["consensus, fitted spread"]
+                against = f"  x{ratio:.3f} of the consensus" if np.isfinite(ratio) else ""
+                print(f"  {way:34s} {mean[way]:.3f} +- {std[way]:.3f}{against}")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from sertune.train.optim import clip_gradients
 WIDTH, CLIPS, SLOTS = 512, 16, 5
 DIMENSIONS = ("arousal", "valence", "dominance")
 FORMS = {
-    "heads, rank 8": RaterForm(),
+    "heads, rank 8": RaterForm(rank=8),
     "branch 256, 256": RaterForm(branch=(256, 256)),
-    "embedding of 8": RaterForm("embedding"),
+    "embedding of 8": RaterForm("embedding", rank=8),
 }
 
 

@@ -89,7 +89,7 @@ def table(tiny_corpus: Path) -> pd.DataFrame:
         ("--head.layers 7", "head.layers = [7]: the encoder has layers 0 to 4"),
         ("--audio.crop 0", "audio.crop = 0"),
         ("--audio.crop 0.01", "audio.crop = 0.01: expected no less than audio.min_seconds = 0.05"),
-        ("--target dimenson", "target.name: expected one of 'category', 'dimension'"),
+        ("--target dimenson", "unknown target 'dimenson'; did you mean 'dimension'?"),
         ("--target.labels anger sadnes", "'sadnes'; did you mean 'sadness'?"),
         ("--target.labels anger anger", "target.labels = anger anger: expected each name once"),
         ("--target.labels anger", "only one label (anger)"),

@@ -104,7 +104,7 @@ def test_every_trainable_parameter_gets_a_gradient(family: str, method: str, fol
     options = MethodConfig(method.split("+")[0], 2, front="front" in method)
     head = HeadConfig(mix="weighted", layers=[0, 1, encoder.depth], pooling="mean+std", dropout=0)
     model = EmotionModel(encoder, ModelSpec(folders[family], options, head, CategoryTarget(("a", "b", "c"))))
-    torch.nn.init.normal_(model.head.output.weight)
+    torch.nn.init.normal_(model.head.output.get_parameter("weight"))
     model.train()
     audio = [noise(0.6, 1), noise(0.8, 2)]
     targets = torch.eye(3)[:2]

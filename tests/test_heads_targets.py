@@ -139,6 +139,7 @@ def test_convolutions_are_what_conv1d_computes(mix: str, pooling: str) -> None:
             vector = torch.cat([vector, (channels[0].var(1, correction=0) + 1e-12).sqrt()])
         inner, outer = head.blocks[1], head.output
         assert isinstance(inner, torch.nn.Linear)
+        assert isinstance(outer, torch.nn.Linear)
         expected = outer.weight @ (inner.weight @ vector + inner.bias).relu() + outer.bias
         torch.testing.assert_close(outputs[row], expected)
 

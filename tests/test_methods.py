@@ -111,7 +111,7 @@ def randomise(model: EmotionModel) -> None:
     for name, parameter in zip(model.trained_names, model.trained_parameters(), strict=True):
         size = 0.3 if name.endswith(("lora_B", "up.weight", "vectors", "gate")) else 0.05
         parameter.add_(size * torch.randn_like(parameter))
-    torch.nn.init.normal_(model.head.output.weight)
+    torch.nn.init.normal_(model.head.output.get_parameter("weight"))
 
 
 def linears(layer: torch.nn.Module, part: FeedForward) -> tuple[Any, Any]:

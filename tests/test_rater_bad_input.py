@@ -97,7 +97,6 @@ def test_no_ratings(flags: str, words: str, train: Refuse, rated: Corpus) -> Non
         ("--target rater --target.plane.bandwidth 0.2", "is for the gaussian kernel; diffusion finds its own"),
         ("--target rater --target.plane.fine 4", "target.plane.fine = 4: expected 16 to 256"),
         ("--target rater --target.rater.rank -1", "target.rater.rank = -1: expected 0 or more"),
-        ("--target rater --target.rater.form embedding --target.rater.rank 0", "expected 1 or more"),
         ("--target rater --target.rater.branch [0]", "target.rater.branch = [0]: expected widths above 0"),
         ("--target rater --target.rater.shrinkage -1", "target.rater.shrinkage = -1.0: expected 0 or more, or auto"),
         (

@@ -46,7 +46,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "gaussian": {"name": "distribution", "distribution": {"of": "gaussian"}},
     "beta": {"name": "distribution", "distribution": {"of": "beta"}},
     "rater": {"name": "rater"},
-    "rater-embedding": {"name": "rater", "rater": {"form": "embedding"}},
+    "rater-embedding": {"name": "rater", "rater": {"form": "embedding", "rank": 4}},
     "rater-branch": {"name": "rater", "rater": {"branch": [16, 16]}},
     "rater-label": {"name": "rater", "rater": {"of": "category"}},
     "rater+density": {"name": "rater+density", "dimensions": ["arousal", "valence"], "plane": {"fine": 32}},

@@ -42,7 +42,7 @@ LABELS = ("anger", "happiness", "neutral")
 SCALES = ((1.0, 5.0), (1.0, 5.0))
 PLANE = ("arousal", "valence")
 FORMS = {
-    "heads": RaterForm(),
+    "heads": RaterForm(rank=3),
     "heads-rank-0": RaterForm(rank=0),
     "embedding": RaterForm("embedding", rank=3),
     "branch": RaterForm(branch=(256, 256)),
@@ -297,7 +297,7 @@ def made(target: Target, last: torch.nn.Module, hidden: Tensor, targets: Tensor)
 
 
 RATED: dict[str, Target] = {
-    "rater": RaterTarget(PLANE, SCALES, RATERS, Plane()),
+    "rater": RaterTarget(PLANE, SCALES, RATERS, Plane(), form=FORMS["heads"]),
     "rater-no-plane": RaterTarget(PLANE[:1], SCALES[:1], RATERS),
     "rater+density": RaterTarget(PLANE, SCALES, RATERS, Plane(), density=True, kernel=Kernel(fine=32)),
     "rater-embedding": RaterTarget(PLANE, SCALES, RATERS, Plane((3, 2)), form=FORMS["embedding"]),

@@ -235,7 +235,7 @@ def test_until_it_is_unfrozen_the_encoder_stays_as_it_was(corpus: Path, tmp_path
     fold = prepared.protocol.folds[0]
     fit = Fit(_fresh_model(prepared, fold, config)[0], prepared.clips, fold, config, prepared.device)
     before = [p.clone() for p in fit.model.trained_parameters()]
-    head = fit.model.head.output.weight.clone()
+    head = fit.model.head.output.get_parameter("weight").clone()
 
     def unchanged() -> list[bool]:
         return [torch.equal(p, old) for p, old in zip(fit.model.trained_parameters(), before, strict=True)]
@@ -243,7 +243,7 @@ def test_until_it_is_unfrozen_the_encoder_stays_as_it_was(corpus: Path, tmp_path
     for _ in range(2):
         fit._epoch(lambda _: None)
         assert all(unchanged())
-    assert not torch.equal(fit.model.head.output.weight, head)
+    assert not torch.equal(fit.model.head.output.get_parameter("weight"), head)
     fit._epoch(lambda _: None)
     assert not any(unchanged())
 

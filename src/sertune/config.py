@@ -46,7 +46,7 @@ class RaterConfig:
     average annotator is linear in the head's vector, as in the other targets, and starts from the solved model."""
     rank: int = 0
     """Directions of the head's vector, shared and learnt, in which annotators differ beside bias and gain. A branch's
-    last width counts instead, and with `embedding` it is the length of the vectors (at least 1)."""
+    last width counts instead. With `embedding` the length of the vectors, where 0 stands for 8."""
     shrinkage: float | Literal["auto"] = "auto"
     """Ratings of the average annotator that each annotator's own part is blended with: one with few ratings is close to
     the average. `auto`: from the variance between and within annotators."""
@@ -577,8 +577,7 @@ def _validate_target(config: RunConfig) -> None:
     good = not target.weights or (len(target.weights) == len(target.parts) and min(target.weights) > 0)
     _need(good, "target.weights", target.weights, f"a number above 0 for each task of {target.name}")
     _need(all(width > 0 for width in rater.branch), "target.rater.branch", rater.branch, "widths above 0")
-    least = 1 if rater.form == "embedding" else 0
-    _need(rater.rank >= least, "target.rater.rank", rater.rank, f"{least} or more")
+    _need(rater.rank >= 0, "target.rater.rank", rater.rank, "0 or more")
     _need(
         rater.shrinkage == "auto" or rater.shrinkage >= 0,
         "target.rater.shrinkage",

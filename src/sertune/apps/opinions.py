@@ -98,6 +98,7 @@ _WITHIN_ONE = ("ccc", "pearson", "uar", "accuracy", "macro", "tvd", "jsd", "entr
 
 def _people(report: _Dict) -> _Dict | None:
     rows = []
+    texts: dict[str, list[str]] = {}
     for row in rows_at(dict_at(report, "opinions"), "ceilings"):
         value, low, high = interval_of(row)
         name = str(row.get("metric"))
@@ -106,12 +107,12 @@ def _people(report: _Dict) -> _Dict | None:
         metric = dict_at(report, "metrics").get(name)
         ours, *ends = interval_of(metric)
         bounded = name.partition("_")[0] in _WITHIN_ONE
+        texts.setdefault(str(row.get("text") or "what annotators reach"), []).append(metric_name(name))
         axis = Axis.over([0.0, 1.0, *(v for v in (ours, value, low, *ends) if v is not None and bounded)], 4)
         rows.append(
             {
                 "name": metric_name(name),
                 "lower": lower_is_better(name),
-                "text": str(row.get("text") or "annotators"),
                 "strip": axis.strip(name, metric),
                 "mark": round(100 * axis.share(value), 2) if bounded else None,
                 "bounded": bounded and ours is not None,
@@ -120,7 +121,7 @@ def _people(report: _Dict) -> _Dict | None:
                 "verdict": _compared(name, interval_of(metric), (value, low, high)),
             }
         )
-    return {"rows": rows} if rows else None
+    return {"rows": rows, "texts": [(", ".join(names), text) for text, names in texts.items()]} if rows else None
 
 
 _Triple = tuple[float | None, float | None, float | None]
@@ -130,10 +131,10 @@ def _compared(name: str, ours: _Triple, people: _Triple) -> str:
     """Whether the model lies on the better side, said only where the intervals do not meet."""
     (_, low, high), (_, below, above) = ours, people
     if low is None or high is None or below is None or above is None:
-        return NONE
+        return ""
     if low <= above and below <= high:
         return "intervals meet"
-    return "better" if (high < below) == lower_is_better(name) else "worse"
+    return "the model is better" if (high < below) == lower_is_better(name) else "the model is worse"
 
 
 # Distributions
@@ -239,16 +240,18 @@ def _planes(report: _Dict, predictions: pd.DataFrame, found: _Distributions | No
             _about(predictions, found, row),
             [
                 Plane(name, left, _cells(cells, left, top))
-                for name, left, cells in zip(("true", "predicted"), (_LEFT, _LEFT + _SIDE + _GAP), shares[row], strict=True)
+                for name, left, cells in zip(
+                    ("true", "predicted"), (_LEFT, _LEFT + _SIDE + _GAP), shares[row], strict=True
+                )
             ],
         )
         for why, row in chosen
     ]
     merged = f" Of {grid[0]} × {grid[1]} cells, {blocks[0]} × {blocks[1]} are drawn as one." if blocks != (1, 1) else ""
     return {
-        "note": "How opinions of a clip share out over the plane: on the left as the clip's own ratings have it, on the "
-        "right as predicted. TVD is half the sum of the differences: 0 where both are the same, 1 where they have no "
-        f"cell in common. All are drawn on one scale.{merged}",
+        "note": "How opinions of a clip share out over the plane: on the left as the clip's own ratings have it, on "
+        "the right as predicted. TVD is half the sum of the differences: 0 where both are the same, 1 where they "
+        f"have no cell in common. All are drawn on one scale.{merged}",
         "numbered": "The numbers are percent; a cell without one has less than 1 %." if max(shape) <= _NUMBERED else "",
         "pairs": pairs,
         "width": _SIDE / shape[1],
@@ -334,9 +337,8 @@ def _bars(found: _Distributions, row: int, why: str, clip: str, about: str) -> B
         clip,
         about,
         [
-            (labels[k], round(100 * float(true[k]), 1), round(100 * float(predicted[k]), 1))
-            + (f"{100 * true[k]:.0f}", f"{100 * predicted[k]:.0f}")
-            for k in shown
+            (label, round(left, 1), round(right, 1), f"{left:.0f}", f"{right:.0f}")
+            for label, left, right in ((labels[k], 100 * float(true[k]), 100 * float(predicted[k])) for k in shown)
         ],
         f"{counted(rest, 'label')} with less not shown." if rest else "",
     )
@@ -409,7 +411,9 @@ def _spread_words(name: str, found: _Dict, predictions: pd.DataFrame) -> str:
     if ratio is not None:
         size = f"the predicted SD is {ratio:.2f} times that of the ratings"
         if both.any():
-            size = f"on average the predicted SD is {made[both].mean():.2f}, that of the ratings {true[both].mean():.2f}"
+            size = (
+                f"on average the predicted SD is {made[both].mean():.2f}, that of the ratings {true[both].mean():.2f}"
+            )
         if abs(ratio - 1) <= _ABOUT_RIGHT:
             parts.append(f"{size}, which is about right")
         else:
@@ -418,7 +422,9 @@ def _spread_words(name: str, found: _Dict, predictions: pd.DataFrame) -> str:
         parts.append("it predicts nearly the same for every clip")
     if pearson is not None:
         tells = pearson >= _TELLS
-        words = "" if tells else ", so it hardly tells which clips divide people"
+        words = (
+            "" if tells else f", so it {'hardly tells' if pearson > 0 else 'does not tell'} which clips divide people"
+        )
         parts.append(f"clip by clip the correlation is {number('r', pearson)}{words}")
         if tells and slope is not None:
             parts.append(f"where the predicted SD rises by 1, that of the ratings rises by {_value(slope, 2)}")
@@ -445,7 +451,7 @@ def _raters(report: _Dict, predictions: pd.DataFrame, ratings: pd.DataFrame) -> 
     return {
         "note": _raters_note(count, None if met is None else int(met), bool(names)),
         "groups": names,
-        "heads": ["bias", "predicted", "RMSE"] * len(names) + (["accuracy"] if labelled else []),
+        "heads": ["bias", "predicted", "RMSE"] * len(names) + (["Accuracy"] if labelled else []),
         "rows": [_rater_row(row, names, made, labelled) for row in rows[:_ANNOTATORS]],
         "rest": _rest(rows[_ANNOTATORS:]),
         "plots": [plot for name in names for plot in [_bias_plot(name, rows, made)] if plot is not None],
@@ -457,7 +463,7 @@ def _raters_note(count: int, met: int | None, dimensions: bool) -> str:
     text = f"{counted(count, 'annotator')} rated the test clips"
     text += "" if met is None else f"; the model met {'all' if met == count else plain(met)} of them in training"
     if not dimensions:
-        return text + "."
+        return f"{text}. Accuracy: how often the label predicted for an annotator is the one that the annotator gave."
     return (
         f"{text}. Bias: how much an annotator rates above the others on the same clips, pulled towards 0 where there "
         "are few ratings. Predicted: how much the model predicts for the annotator above the mean of all annotators "
@@ -478,7 +484,7 @@ def _predicted_biases(
     for name in set(names) & set(predictions.columns):
         rows = ratings[(ratings["attribute"] == name) & ratings["known"].astype(bool)]
         mean = predictions.drop_duplicates("utterance").set_index("utterance")[name]
-        gap = pd.to_numeric(rows["predicted"], errors="coerce") - rows["utterance"].map(mean)
+        gap = pd.to_numeric(rows["predicted"], errors="coerce") - rows["utterance"].map(mean).astype(np.float64)
         means = gap.groupby(rows["rater"].astype(str)).mean()
         found |= {(str(rater), name): float(value) for rater, value in means.items() if math.isfinite(value)}
     return found
@@ -557,7 +563,15 @@ def _map(found: _Dict) -> Plot | None:
     axis = Axis.snug([-reach, reach], 4)
     share = [as_float(v) for v in list_at(found, "share")[:2]]
     words = [f" ({100 * s:.0f} % of the differences)" if s is not None else "" for s in [*share, None, None][:2]]
-    plot = Plot("Their first two principal components", axis, axis, f"first axis{words[0]}", f"second axis{words[1]}", width=440, height=440)
+    plot = Plot(
+        "Their first two principal components",
+        axis,
+        axis,
+        f"first axis{words[0]}",
+        f"second axis{words[1]}",
+        width=440,
+        height=440,
+    )
     plot.add_line("diagonal", [(-reach, 0.0), (reach, 0.0)])
     plot.add_line("diagonal", [(0.0, -reach), (0.0, reach)])
     # The farthest are drawn whatever the number.
@@ -633,7 +647,7 @@ def _hardest(
     if not rows:
         return None
     votes = kinds["votes"]
-    cards = []
+    cards: list[_Dict] = []
     for row in rows:
         clip = predictions.iloc[row]
         size = number("tvd", float(badness[row])) if unit == "TVD" else f"{100 * badness[row]:.0f} % of the scale"

@@ -392,9 +392,7 @@ class Plot:
         return across, up
 
 
-def _view(
-    report: _Dict, predictions: pd.DataFrame, ratings: pd.DataFrame, log: list[_Dict], config: str
-) -> _Dict:
+def _view(report: _Dict, predictions: pd.DataFrame, ratings: pd.DataFrame, log: list[_Dict], config: str) -> _Dict:
     """All that the template shows, ready as text and positions."""
     from sertune.apps.opinions import opinions_view  # it draws with the plots of this file
 
@@ -599,7 +597,9 @@ def _leaks(report: _Dict) -> _Dict | None:
     if not audit:
         return None
     metrics = dict_at(dict_at(audit, "trivial"), "metrics")
-    scored = {name: of for name, of in metrics.items() if isinstance(of, dict) and as_float(of.get("value")) is not None}
+    scored = {
+        name: of for name, of in metrics.items() if isinstance(of, dict) and as_float(of.get("value")) is not None
+    }
     features = [str(name) for name in list_at(dict_at(audit, "trivial"), "features")] if scored else []
 
     def row(name: str, values: Iterable[tuple[str, object]], strong: bool = False) -> _Dict:
@@ -768,7 +768,7 @@ def _speakers(report: _Dict) -> _Dict | None:
     barred = [key for key in columns if key == "uar" or key.startswith("ccc")]
 
     def worst_first(row: _Dict) -> tuple[bool, float, str]:
-        signs = {key: 1.0 for key in barred} or {key: -1.0 for key in columns if lower_is_better(key)}
+        signs = dict.fromkeys(barred, 1.0) or {key: -1.0 for key in columns if lower_is_better(key)}
         found = [sign * v for key, sign in signs.items() if (v := as_float(row.get(key))) is not None]
         return not found, sum(found) / max(1, len(found)), str(row.get("speaker"))
 
@@ -868,7 +868,13 @@ def _wrong_labels(predictions: pd.DataFrame, labels: list[str]) -> _Dict | None:
     sure = wrong[columns].to_numpy(dtype=np.float64).max(axis=1)
     order = np.lexsort((wrong.get("utterance", wrong["true"]).astype(str).to_numpy(), -sure))[:_MISTAKES]
     rows = [
-        [clip_name(row), text_at(row, "speaker"), str(row["true"]), str(row["predicted"]), number("uar", float(sure[i]))]
+        [
+            clip_name(row),
+            text_at(row, "speaker"),
+            str(row["true"]),
+            str(row["predicted"]),
+            number("uar", float(sure[i])),
+        ]
         for i in order
         for row in [wrong.iloc[int(i)]]
     ]
@@ -980,7 +986,9 @@ def pair_of(predictions: pd.DataFrame, name: str) -> tuple[NDArray[np.float64], 
 
 def scale_of(report: _Dict, name: str, true: NDArray[np.float64]) -> tuple[float, float]:
     """The rating scale of a dimension; where the report lacks it, the range of the ratings."""
-    found = [as_float(v) for v in list_at(dict_at(dict_at(report, "task"), "scales"), name)]
+    task = dict_at(report, "task")
+    scales = [list_at(dict_at(part, "scales"), name) for part in (task, *rows_at(task, "also"))]
+    found = [as_float(v) for v in next((scale for scale in scales if scale), [])]
     if len(found) == 2 and found[0] is not None and found[1] is not None and found[0] < found[1]:
         return found[0], found[1]
     finite = true[np.isfinite(true)]

@@ -177,7 +177,7 @@ class EmotionModel(nn.Module):
             if isinstance(self.target, JoinedTarget):
                 solved = solved[:, -target.linear :]  # annotators are the last part
             columns = target.blend(columns, solved, self.head.blend)
-        return columns[:, width:].reshape(-1, count, width)
+        return columns[:, width:].reshape(len(columns), count, width)
 
     def batch_annotators(self, batch: Batch) -> Tensor:
         """(B, A', V): `annotators` of a batch."""

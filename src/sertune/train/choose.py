@@ -32,6 +32,8 @@ from sertune.model.targets import (
 from sertune.model.targets.distribution import PLANE
 
 DIMENSIONS = ("arousal", "valence", "dominance")
+EMBEDDING = 8
+"""Length of annotators' vectors where none is named."""
 ANONYMOUS = "anonymous-"
 """How readers call raters of whom only their votes are known."""
 
@@ -145,7 +147,8 @@ def _rater(manifest: Manifest, config: RunConfig) -> tuple[Single, np.ndarray]:
             f"target rater: {manifest.name} has one annotator only ({raters[0]}); use --target dimension or category"
         )
     _enough_ratings(manifest, names, options.min_ratings)
-    form = RaterForm(options.form, tuple(options.branch), options.rank, options.min_ratings)
+    rank = options.rank or (EMBEDDING if options.form == "embedding" else 0)
+    form = RaterForm(options.form, tuple(options.branch), rank, options.min_ratings)
     rows = _rated(manifest, names, options.min_raters)
     if categorical:
         labels = _labels(manifest, _values(manifest, "emotion"), config, "rating in {} is")
