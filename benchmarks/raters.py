@@ -26,10 +26,13 @@ from sertune.model.emotion_model import load_model
 from sertune.train.run import train
 
 GRID = (4, 4)
+MANY = 10
+"""Ratings in the training part from which on an annotator is scored once more."""
 NAMES = ("arousal", "valence")
 COMMON = ["--target.dimensions", *NAMES, "--split", "speaker"]
+CONSENSUS = "consensus, fitted spread"
 WAYS: dict[str, list[str]] = {
-    "consensus, fitted spread": ["--target", "dimension"],
+    CONSENSUS: ["--target", "dimension"],
     "softmax of 16 cells": ["--target", "distribution", "--target.distribution.of", "plane"],
     "Gaussian per clip": ["--target", "distribution", "--target.distribution.of", "gaussian"],
     "annotators, plain KDE": ["--target", "rater", "--target.plane.calibrate", "false"],
@@ -72,20 +75,28 @@ def fitted_spread(run: Path, corpus: Path) -> list[float]:
     return found
 
 
-def biases(run: Path, corpus: Path) -> list[float]:
-    """Correlation of the annotators' biases in the model with the true ones, for each dimension."""
+def biases(run: Path, corpus: Path) -> dict[str, float]:
+    """Correlation of the annotators' biases in the model with the true ones: of all, and of those with many ratings."""
     model = load_model(run)
     assert model.rater_part is not None
     target, layer = model.rater_part
     panel = read_panel(corpus)
-    own, known = layer.own.detach().numpy(force=True), layer.known.numpy(force=True)
+    own, counts = layer.own.detach().numpy(force=True), layer.counts.numpy(force=True)
     places = [panel.names.index(name) for name in target.raters]
-    # an annotator says C + b + W f(h): b is the distance from the average one in the middle of the scale, C = 0
-    return [float(np.corrcoef(own[known, k, 0, 0], panel.bias[places, k][known])[0, 1]) for k in range(len(NAMES))]
+    found = {}
+    for least in (1, MANY):
+        met = counts >= least
+        for k, name in enumerate(NAMES):
+            # an annotator says C + b + W f(h): b is the distance from the average one in the middle of the scale, C = 0
+            r = float(np.corrcoef(own[met, k, 0, 0], panel.bias[places, k][met])[0, 1])
+            found[f"bias {name}" + (f", {least} ratings or more" if least > 1 else "")] = r
+    return found
 
 
-def one_seed(seed: int, root: Path, method: Sequence[str], size: dict[str, int]) -> list[dict[str, Any]]:
-    """All ways, trained on the first corpus and tested on both."""
+def one_seed(
+    seed: int, root: Path, ways: Sequence[str], method: Sequence[str], size: dict[str, int]
+) -> list[dict[str, Any]]:
+    """Some ways, trained on the first corpus and tested on both."""
     corpora = {}
     for place, (name, prefix) in enumerate((("within", "p"), ("across", "q"))):
         corpora[name] = root / f"{name}-{seed}"
@@ -99,8 +110,7 @@ def one_seed(seed: int, root: Path, method: Sequence[str], size: dict[str, int])
         )
     rows: list[dict[str, Any]] = []
     truth: dict[str, pd.DataFrame] = {}
-    order = ["annotators, calibrated", *(way for way in WAYS if way != "annotators, calibrated")]
-    for way in order:  # the first one brings the true planes
+    for way in sorted(ways, key=lambda way: way == CONSENSUS):  # the first one brings the true planes
         began = time.perf_counter()
         out = root / f"{seed}-{way.replace(' ', '-').replace(',', '')}"
         flags = ["--data", f"synthetic:{corpora['within']}", *COMMON, *method, *WAYS[way], "--seed", str(seed)]
@@ -119,7 +129,7 @@ def one_seed(seed: int, root: Path, method: Sequence[str], size: dict[str, int])
             found = scored(table, truth[name], cells_of(table, spread))
             row |= {f"{name} {key}": value for key, value in found.items()}
         if "annotators" in way:
-            row |= {f"bias {name}": r for name, r in zip(NAMES, biases(run, corpora["within"]), strict=True)}
+            row |= biases(run, corpora["within"])
         rows.append(row)
         print(json.dumps({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()}), flush=True)
     return rows
@@ -130,13 +140,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--speakers", type=int, default=12)
     parser.add_argument("--per-emotion", type=int, default=12)
-    parser.add_argument("--method", nargs="+", default=["--method", "partial"], help="flags of sertune train")
-    options, rest = parser.parse_known_args()
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    options, flags = parser.parse_known_args()  # the others are flags of sertune train, e.g. --method frozen
     size = {"speakers": options.speakers, "per_emotion": options.per_emotion}
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            row for seed in range(options.seeds) for row in one_seed(seed, Path(folder), rest or options.method, size)
-        ]
+        rows = [row for seed in range(options.seeds) for row in one_seed(seed, Path(folder), options.ways, flags, size)]
     show(pd.DataFrame(rows).drop(columns="seed"))
 
 
@@ -147,8 +155,8 @@ def show(rows: pd.DataFrame) -> None:
         by_way = rows.groupby("way")[column]
         mean, std = by_way.mean(), by_way.std()
         for way in WAYS:
-            if not np.isnan(mean[way]):
-                ratio = mean[way] / mean["consensus, fitted spread"]
+            if way in mean and not np.isnan(mean[way]):
+                ratio = mean[way] / mean.get(CONSENSUS, np.nan)
                 against = f"  x{ratio:.3f} of the consensus" if np.isfinite(ratio) else ""
                 print(f"  {way:34s} {mean[way]:.3f} +- {std[way]:.3f}{against}")
 

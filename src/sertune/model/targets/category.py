@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sertune.model.targets.plain import Plain
+from sertune.model.targets.plain import Plain, blend_logits, decode_logits
 
 MASKED = -1.0
 """In place of a class's probability, where the clip says nothing of the class: its corpus does not have it."""
@@ -112,12 +112,11 @@ class CategoryTarget(Plain):
 
     def blend(self, outputs: Tensor, others: Tensor, share: float) -> Tensor:
         """Weighted mean of two models' log-probabilities, ``share`` for the others; (B, K) logits."""
-        return (1 - share) * outputs.float().log_softmax(1) + share * others.float().log_softmax(1)
+        return blend_logits(outputs, others, share)
 
     def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
         """Logits (B, K) -> ``probabilities`` (B, K) float64 that sum to 1, and ``predicted`` (B,) indices."""
-        probabilities = outputs.double().softmax(1).cpu().numpy()
-        return {"probabilities": probabilities, "predicted": probabilities.argmax(1)}
+        return decode_logits(outputs)
 
     def describe(self) -> dict[str, Any]:
         """As saved in model.json."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sertune.model.targets.plain import Plain
+from sertune.model.targets.plain import Plain, blend_values
 
 Scales = Sequence[tuple[float, float]]
 
@@ -81,7 +81,7 @@ class DimensionTarget(Plain):
 
     def blend(self, outputs: Tensor, others: Tensor, share: float) -> Tensor:
         """Weighted mean of two models' values, ``share`` for the others; (B, K)."""
-        return (1 - share) * outputs.float() + share * others.float()
+        return blend_values(outputs, others, share)
 
     def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
         """Outputs (B, K) -> ``values`` (B, K) float64 on the own scales, kept inside them."""

@@ -14,7 +14,7 @@ from sertune.data.labels import label_distances
 from sertune.model.density import bin_centres, gaussian_cells
 from sertune.model.planes import Truth, plane_targets
 from sertune.model.targets.dimension import from_unit, to_unit
-from sertune.model.targets.plain import Plain
+from sertune.model.targets.plain import Plain, blend_logits, blend_values, decode_logits
 from sertune.model.targets.slots import rating_slots, split_slots
 
 PLANE = ("arousal", "valence")
@@ -105,10 +105,7 @@ class VotesTarget(Plain):
 
     def encode(self, utterances: pd.DataFrame, ratings: pd.DataFrame | None = None) -> np.ndarray:
         """(N, K) float32 shares; NaN where there is no vote for any of `labels`."""
-        codes = rating_slots(utterances, ratings, ("emotion",), (), self.labels)[:, :, 1]
-        counts = (codes[:, :, None] == np.arange(len(self.labels))).sum(axis=1).astype(np.float64)
-        total = counts.sum(axis=1, keepdims=True)
-        return np.where(total > 0, counts / np.maximum(total, 1), np.nan).astype(np.float32)
+        return vote_shares(rating_slots(utterances, ratings, ("emotion",), (), self.labels), len(self.labels))
 
     def loss(self, outputs: Tensor, targets: Tensor, step: int | None = None) -> Tensor:
         """Mean over clips of the distance between shares (B, K) and the softmax of logits (B, K), in float32."""
@@ -121,8 +118,7 @@ class VotesTarget(Plain):
 
     def decode(self, outputs: Tensor) -> dict[str, np.ndarray]:
         """Logits (B, K) -> ``probabilities`` (B, K) float64 that sum to 1, and ``predicted`` (B,): the largest."""
-        probabilities = outputs.double().softmax(1).cpu().numpy()
-        return {"probabilities": probabilities, "predicted": probabilities.argmax(1)}
+        return decode_logits(outputs)
 
     def describe(self) -> dict[str, Any]:
         """As saved in model.json."""
@@ -256,7 +252,7 @@ class SpreadTarget(Plain):
 
     def blend(self, outputs: Tensor, others: Tensor, share: float) -> Tensor:
         """Weighted mean of locations and of log spreads."""
-        return (1 - share) * outputs.float() + share * others.float()
+        return blend_values(outputs, others, share)
 
     def start_of(self, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """(N, 2 D) outputs that a clip's mean and spread in [-1, 1] stand for."""
@@ -322,6 +318,13 @@ def encode_ratings(
     return np.concatenate([target.plane.encode(utterances, ratings, [target.scales[i] for i in places]), flat], axis=1)
 
 
+def vote_shares(slots: np.ndarray, labels: int) -> np.ndarray:
+    """(N, K) float32 shares of the labels among the votes in slots (N, R, 2); NaN where there are none."""
+    counts = (slots[:, :, 1, None] == np.arange(labels)).sum(axis=1).astype(np.float64)
+    total = counts.sum(axis=1, keepdims=True)
+    return np.where(total > 0, counts / np.maximum(total, 1), np.nan).astype(np.float32)
+
+
 def distribution_loss(logits: Tensor, targets: Tensor, measure: str, cost: Tensor | None) -> Tensor:
     """Mean over clips of the distance between true distributions and softmax(logits); clips with NaN are left out.
 
@@ -367,11 +370,6 @@ def sinkhorn(log_p: Tensor, q: Tensor, cost: Tensor) -> Tensor:
     plan = (kernel + u[:, :, None] + v[:, None, :]).exp()
     spent: Tensor = (plan * cost).sum((1, 2))
     return spent
-
-
-def blend_logits(outputs: Tensor, others: Tensor, share: float) -> Tensor:
-    """Weighted mean of two models' log-probabilities, ``share`` for the others."""
-    return (1 - share) * outputs.float().log_softmax(1) + share * others.float().log_softmax(1)
 
 
 def decode_cells(cells: Tensor, grid: tuple[int, int], scales: Sequence[tuple[float, float]]) -> dict[str, np.ndarray]:

@@ -45,3 +45,19 @@ class Plain:
     def finish(self, outputs: Tensor, slots: Tensor | None, last: nn.Module, hidden: Tensor | None = None) -> Tensor:
         """Outputs as they are scored, from those of the last layer, which read ``hidden``."""
         return outputs
+
+
+def blend_logits(outputs: Tensor, others: Tensor, share: float) -> Tensor:
+    """Weighted mean of two models' log-probabilities (B, K), ``share`` for the others."""
+    return (1 - share) * outputs.float().log_softmax(1) + share * others.float().log_softmax(1)
+
+
+def blend_values(outputs: Tensor, others: Tensor, share: float) -> Tensor:
+    """Weighted mean of two models' values (B, K), ``share`` for the others."""
+    return (1 - share) * outputs.float() + share * others.float()
+
+
+def decode_logits(outputs: Tensor) -> dict[str, np.ndarray]:
+    """Logits (B, K) -> ``probabilities`` (B, K) float64 that sum to 1, and ``predicted`` (B,): the largest."""
+    probabilities = outputs.double().softmax(1).cpu().numpy()
+    return {"probabilities": probabilities, "predicted": probabilities.argmax(1)}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sertune.model.density import Kernel, cell_density, gaussian_cells
 from sertune.model.raters import RaterForm, RaterLayer
 from sertune.model.targets.dimension import ccc_loss, from_unit
-from sertune.model.targets.distribution import PLANE, Plane, encode_ratings, half_widths
+from sertune.model.targets.distribution import PLANE, Plane, encode_ratings, half_widths, vote_shares
 from sertune.model.targets.plain import Plain
 from sertune.model.targets.slots import rating_slots, split_slots
 
@@ -261,9 +261,7 @@ class RaterLabelTarget(Plain):
     def encode(self, utterances: pd.DataFrame, ratings: pd.DataFrame | None = None) -> np.ndarray:
         """(N, K + 2 R) float32: the shares of the votes, then (rater, label) of each."""
         slots = rating_slots(utterances, ratings, ("emotion",), self.raters, self.labels)
-        counts = (slots[:, :, 1, None] == np.arange(len(self.labels))).sum(axis=1).astype(np.float64)
-        total = counts.sum(axis=1, keepdims=True)
-        shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan).astype(np.float32)
+        shares = vote_shares(slots, len(self.labels))
         return np.concatenate([shares, slots.reshape(len(slots), -1)], axis=1)
 
     def slots(self, targets: Tensor) -> Tensor:
