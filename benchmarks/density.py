@@ -16,8 +16,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.fft import dctn, idctn  # type: ignore[import-untyped]
-from scipy.optimize import brentq  # type: ignore[import-untyped]
+from scipy.fft import dctn, idctn
+from scipy.optimize import brentq
 
 from sertune.model.density import Kernel, cell_density
 from sertune.model.planes import PAPER, cell_targets

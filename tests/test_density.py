@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import fft, optimize
 from torch import Tensor
 
 from sertune.model import density
@@ -20,8 +21,6 @@ from sertune.model.density import (
     soft_bins,
 )
 
-fft = pytest.importorskip("scipy.fft")
-optimize = pytest.importorskip("scipy.optimize")
 Floats = NDArray[np.float64]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from sertune.data.labels import label_distances
@@ -23,8 +24,6 @@ from sertune.model.targets import (
 )
 from sertune.model.targets.distribution import LEAST_SPREAD, beta_cells, cell_distances, distribution_loss, sinkhorn
 from sertune.train.judge import judged_by, score, score_spread
-
-stats = pytest.importorskip("scipy.stats")
 
 LABELS = ("anger", "happiness", "neutral", "sadness")
 PLANE = ("arousal", "valence")

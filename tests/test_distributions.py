@@ -122,7 +122,8 @@ def test_transport_on_a_line_is_the_difference_of_the_cumulated_shares() -> None
 
 
 def test_transport_is_the_optimum_of_the_linear_programme() -> None:
-    linprog = pytest.importorskip("scipy.optimize").linprog
+    from scipy.optimize import linprog
+
     cost = distributions.cell_distances((2, 3))
     p, q = rows(2, 6), rows(3, 6)
     p[0, 2:] = 0.0  # empty bins

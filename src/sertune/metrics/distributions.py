@@ -32,6 +32,7 @@ ROW_MEASURES: Final = ("tvd", "jsd", "kl", "emd")
 # Rows computed in single precision sum to 1 within about 1e-6.
 _SUM_TOLERANCE = 1e-4
 
+
 def tvd(p: ArrayLike, q: ArrayLike) -> Floats:
     """Total variation distance, half the L1 distance, 0..1; (N, K), (N, K) -> (N,).
 
