@@ -89,8 +89,8 @@ class PlaneConfig:
     gradient: Literal["implicit", "detached"] = "implicit"
     """Whether the bandwidth that diffusion finds is differentiated too."""
     calibrate: bool = True
-    """Let dev choose the plane's bandwidth (of a Gaussian kernel) and how far predicted annotators and means are drawn
-    apart; off: the plane is what the kernel makes of the annotators."""
+    """Let dev choose the plane's bandwidth (of a Gaussian kernel), how far predicted annotators and means are drawn
+    apart, and the share of a solved softmax over the cells in it; off: what the kernel makes of the annotators."""
 
 
 @dataclass(frozen=True)

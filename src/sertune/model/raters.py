@@ -66,6 +66,7 @@ class RaterLayer(nn.Module):
         each: values per group, E.
         raters: A.
         form: how annotators differ.
+        cells: of the plane, where there is one.
 
     Attributes:
         counts: (A,) ratings of each in the training part.
@@ -77,6 +78,8 @@ class RaterLayer(nn.Module):
         gain, stretch, bandwidth, noisy: (), for a plane: factor on how far a clip's mean is from `middle`, factor on
             how far its annotators are from their mean, standard deviation of a Gaussian kernel (0: the target's own
             kernel), and factor on the clip's noise, which widens that kernel.
+        cell_weight, cell_bias: (cells, width), (cells,) a solved softmax over the cells, with which the annotators'
+            plane is blended; share: (), of the annotators' in it.
     """
 
     counts: Tensor
@@ -89,8 +92,11 @@ class RaterLayer(nn.Module):
     stretch: Tensor
     bandwidth: Tensor
     noisy: Tensor
+    cell_weight: Tensor
+    cell_bias: Tensor
+    share: Tensor
 
-    def __init__(self, width: int, groups: int, each: int, raters: int, form: RaterForm) -> None:
+    def __init__(self, width: int, groups: int, each: int, raters: int, form: RaterForm, cells: int = 0) -> None:
         super().__init__()
         self.groups, self.each, self.form = groups, each, form
         self.linear = not form.branch
@@ -120,6 +126,9 @@ class RaterLayer(nn.Module):
         self.register_buffer("stretch", torch.ones(()))
         self.register_buffer("bandwidth", torch.zeros(()))
         self.register_buffer("noisy", torch.zeros(()))
+        self.register_buffer("cell_weight", torch.zeros(cells, width))
+        self.register_buffer("cell_bias", torch.zeros(cells))
+        self.register_buffer("share", torch.ones(()))
 
     @property
     def known(self) -> Tensor:
@@ -204,6 +213,13 @@ class RaterLayer(nn.Module):
         """(B, G E) noise of single ratings on clips (B, width); within a factor of `MOST_NOISE` of the usual."""
         factor = (hidden.float() @ self.noise_slope.T - self.noise_offset).exp()
         return self.noise * factor.clamp(1 / MOST_NOISE, MOST_NOISE)
+
+    def blended(self, cells: Tensor, hidden: Tensor) -> Tensor:
+        """The annotators' plane (B, gx, gy) blended with that of the solved softmax on the head's vector (B, width)."""
+        if float(self.share) == 1:
+            return cells
+        solved = (hidden.double() @ self.cell_weight.T.double() + self.cell_bias.double()).softmax(1)
+        return self.share * cells + (1 - self.share) * solved.reshape(cells.shape)
 
     def _gather(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Own parts (B, R, ...) of the annotators in the slots, and (B, R) whether each is known."""

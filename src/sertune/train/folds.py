@@ -23,7 +23,7 @@ from sertune.train.folder import fold_folder, write_json
 from sertune.train.judge import score
 from sertune.train.loop import Fit, derive_seed, each_batch, model_outputs, model_vectors
 from sertune.train.prepare import Prepared
-from sertune.train.raters import Heard, calibrate, fit_noise
+from sertune.train.raters import Heard, calibrate, fit_cells, fit_noise
 
 FINAL = "final"
 CALIBRATION_CLIPS = 300
@@ -140,6 +140,7 @@ def _calibrate(model: EmotionModel, fold: Fold, prepared: Prepared, config: RunC
         for rows in (_some(np.unique(fold.train), NOISE_CLIPS), _some(fold.dev, CALIBRATION_CLIPS))
     )
     fit_noise(model, train, dev, config.head.regularisation)
+    fit_cells(model, train, dev, config.head.regularisation)
     rows = _some(fold.dev, CALIBRATION_CLIPS)
     known = each_batch(model, prepared.clips, rows, config, prepared.device, model.batch_annotators)
     calibrate(model, dev, known)

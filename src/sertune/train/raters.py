@@ -13,9 +13,9 @@ from sertune.config import RaterConfig
 from sertune.errors import SertuneError
 from sertune.metrics.raters import Response, response, shrinkage
 from sertune.model.emotion_model import EmotionModel
-from sertune.model.probe import fit_ridge
+from sertune.model.probe import fit_logistic, fit_ridge
 from sertune.model.raters import RaterLayer
-from sertune.model.targets import JoinedTarget, RaterLabelTarget, RaterTarget, Target
+from sertune.model.targets import CategoryTarget, JoinedTarget, RaterLabelTarget, RaterTarget, Target
 from sertune.model.targets.distribution import PLANE
 from sertune.model.targets.slots import split_slots
 
@@ -24,6 +24,7 @@ TRIED: Final = {
     "noisy": (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
     "stretch": (0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.5),
     "gain": (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35),
+    "share": (1.0, 0.9, 0.75, 0.6, 0.5, 0.4, 0.25, 0.1, 0.0),
 }
 """What dev chooses from; see `RaterLayer`."""
 LEAST_NOISE: Final = 0.05
@@ -147,6 +148,39 @@ def fit_noise(model: EmotionModel, train: Heard, dev: Heard, strengths: Sequence
                 layer.noise_offset[column] = (centre / spread) @ fitted.weight[0]
 
 
+def fit_cells(model: EmotionModel, train: Heard, dev: Heard, strengths: Sequence[float]) -> None:
+    """Solves the softmax over the plane's cells with which the annotators' plane is blended; dev chooses its strength.
+
+    Annotators spread around one mean, and a clip may be two things: where emotions lie apart in the plane, a classifier
+    of cells says so.
+
+    Args:
+        model: with annotators of dimensions.
+        train, dev: clips of both parts.
+        strengths: of the regularisation.
+    """
+    assert model.rater_part is not None
+    target, layer = model.rater_part
+    assert isinstance(target, RaterTarget)
+    true, judged = (rater_columns(model.target, part.targets)[:, : target.before] for part in (train, dev))
+    rows, dev_rows = ~np.isnan(true).any(axis=1), ~np.isnan(judged).any(axis=1)
+    if target.plane is None or rows.sum() < FEW_CLIPS or not dev_rows.any():
+        return
+    centre, spread = train.hidden.mean(0), train.hidden.std(0, correction=0).clamp_min(1e-6)
+    known = ((train.hidden - centre) / spread)[torch.from_numpy(rows)]
+    heard = ((dev.hidden - centre) / spread)[torch.from_numpy(dev_rows)]
+    cells = CategoryTarget(tuple(map(str, range(target.before))), weighted=False)
+    wanted = torch.from_numpy(judged[dev_rows])
+    fitted, least = None, math.inf
+    for strength in sorted(strengths, reverse=True):
+        fitted = fit_logistic(known, true[rows], cells, strength, fitted)
+        entropy = float(-(wanted * fitted(heard).log_softmax(1)).sum(1).mean())
+        if entropy < least:
+            least = entropy
+            layer.cell_weight.copy_(fitted.weight / spread)
+            layer.cell_bias.copy_(fitted.bias - fitted.weight @ (centre / spread))
+
+
 def _log_noise(model: EmotionModel, part: Heard) -> np.ndarray:
     """(N, D) log of the spread of each clip's ratings that annotators' own parts leave; NaN with fewer than two."""
     assert model.rater_part is not None
@@ -202,15 +236,15 @@ def calibrate(model: EmotionModel, dev: Heard, known: Tensor) -> None:
     there = ~true_cells.isnan().any(1)
     if bool(there.any()):
         places = [target.dimensions.index(name) for name in PLANE]
-        noise = layer.noise_of(dev.hidden)[there][:, places]
-        _descend(target, layer, known[there][:, :, places], noise, true_cells[there])
+        _descend(target, layer, known[there][:, :, places], dev.hidden[there], true_cells[there])
 
 
-def _descend(target: RaterTarget, layer: RaterLayer, points: Tensor, noise: Tensor, true: Tensor) -> None:
+def _descend(target: RaterTarget, layer: RaterLayer, points: Tensor, hidden: Tensor, true: Tensor) -> None:
     """Sets the layer's values of `TRIED` one after the other to the best that was tried, until nothing changes."""
+    noise = layer.noise_of(hidden)[:, [target.dimensions.index(name) for name in PLANE]]
 
     def entropy() -> float:
-        cells = target.cells(points, noise, layer).flatten(1).clamp_min(1e-12)
+        cells = layer.blended(target.cells(points, noise, layer), hidden).flatten(1).clamp_min(1e-12)
         return float(-(true * cells.log()).sum(1).mean())
 
     best, changed = math.inf, True

@@ -74,7 +74,7 @@ class RaterTarget(Plain):
 
     def last_layer(self, width: int) -> nn.Module:
         """The average annotator and the others on the head's vector (B, width)."""
-        return RaterLayer(width, len(self.dimensions), 1, len(self.raters), self.form)
+        return RaterLayer(width, len(self.dimensions), 1, len(self.raters), self.form, self.before)
 
     def missing(self, count: int) -> Tensor:
         """Encoded targets of clips of which nothing is known."""
@@ -152,7 +152,8 @@ class RaterTarget(Plain):
         parts = [mean, spread]
         if self.plane is not None:
             places = [self.dimensions.index(name) for name in PLANE]
-            parts.append(self.cells(known[:, :, places], noise[:, places], last).flatten(1).float())
+            cells = self.cells(known[:, :, places], noise[:, places], last)
+            parts.append((cells if hidden is None else last.blended(cells, hidden)).flatten(1).float())
         penalty = torch.zeros(len(outputs), count, device=outputs.device)
         return torch.cat([*parts, given, penalty], dim=1)
 
