@@ -326,6 +326,28 @@ def copies(corpus: Path, times: int) -> Manifest:
     return replace(manifest, utterances=frame, ratings=None)
 
 
+def test_a_given_shrinkage_takes_the_place_of_the_fitted_one(small: Path) -> None:
+    """With n ratings an annotator keeps n / (n + shrinkage) of what they show, also where nothing else is trained."""
+    manifest, _ = simulated(copies(small, 2), 8, seed=0, per_clip=(3, 5))
+    assert manifest.ratings is not None
+    target = RaterTarget(DIMENSIONS, ((1.0, 5.0),) * 3, rater_names(manifest.ratings, DIMENSIONS))
+    targets = target.encode(manifest.utterances, manifest.ratings)
+    layers: dict[float, RaterLayer] = {}
+    for shrinkage in (0.0, 10.0, 1e6):
+        layer = target.last_layer(4)
+        assert isinstance(layer, RaterLayer)
+        model: Any = SimpleNamespace(target=target, rater_part=(target, layer))
+        start_raters(model, targets, RaterConfig(shrinkage=shrinkage))
+        layers[shrinkage] = layer
+    own = {shrinkage: layer.own.detach().clone() for shrinkage, layer in layers.items()}
+    counts = layers[0.0].counts[:, None, None, None]
+    torch.testing.assert_close(own[10.0], own[0.0] * counts / (counts + 10))
+    assert float(own[1e6].abs().max()) < 0.01 < float(own[10.0].abs().mean())
+    last: Any = SimpleNamespace(target=target, rater_part=(target, layers[1e6]))
+    start_raters(last, targets, RaterConfig(shrinkage=0.0), start=False)
+    assert torch.equal(layers[1e6].own.detach(), own[1e6])
+
+
 def test_biases_are_recovered_where_ratings_are_dense(small: Path) -> None:
     """Of annotators of known bias: what they add for clips in the middle of the scale."""
     for seed in range(3):

@@ -249,7 +249,7 @@ def test_a_branch_per_group_is_the_published_layer() -> None:
 
 
 def test_biases_and_gains_start_where_ratings_show_them() -> None:
-    layer = layer_of(RaterForm()).eval()
+    layer = layer_of(RaterForm(rank=8)).eval()
     torch.nn.init.zeros_(layer.own)
     biases, gains = torch.randn(4, 2), torch.randn(4, 2) / 4
     layer.start_biases(biases, gains)
@@ -441,7 +441,7 @@ def test_finished_outputs_are_of_all_known_annotators() -> None:
 def test_the_plane_of_thousands_is_that_of_some_around_the_mean_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     target = RATED["rater"]
     assert isinstance(target, RaterTarget)
-    layer = layer_of(RaterForm())
+    layer = layer_of(RaterForm(rank=8))
     layer.bandwidth.fill_(0.1)
     noise = torch.full((2, 2), 0.2)
     torch.manual_seed(0)

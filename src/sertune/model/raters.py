@@ -26,7 +26,7 @@ class RaterForm:
 
     kind: str = "heads"
     branch: tuple[int, ...] = ()
-    rank: int = 8
+    rank: int = 0
     min_ratings: int = 1
 
     @property

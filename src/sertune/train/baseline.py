@@ -89,7 +89,7 @@ def start_head(
         found = fit_probe((train, targets), (dev, clips.targets[fold.dev]), model.target, tried)
         head.start_from(found.model.weight, found.model.bias)
         strengths = replace(strengths, head=found.model.regularisation)
-    start_raters(model, targets, raters or RaterConfig())
+    start_raters(model, targets, raters or RaterConfig(), start=config.start == "probe")
     readout = solve_readout(model, clips, fold, config, chosen)
     return replace(strengths, readout=readout)
 

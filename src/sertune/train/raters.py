@@ -34,16 +34,18 @@ MOST_SHRINKAGE = 1000.0
 """Where annotators don't differ: an own part needs as many ratings to show."""
 
 
-def start_raters(model: EmotionModel, targets: np.ndarray, options: RaterConfig) -> None:
+def start_raters(model: EmotionModel, targets: np.ndarray, options: RaterConfig, *, start: bool = True) -> None:
     """Counts the training part's ratings, and starts each annotator at the bias and gain that his ratings show.
 
     These are fitted to the ratings alone, with shrinkage (`sertune.metrics.raters.response`); an annotator's value is
-    then C + b_a + (g_a - 1)(C - m) with the average annotator C.
+    then C + b_a + (g_a - 1)(C - m) with the average annotator C. A shrinkage that is given takes the place of the
+    fitted one: an annotator with n ratings keeps n / (n + shrinkage) of what they show.
 
     Args:
         model: with annotators, or without: then nothing is done.
         targets: of the training part, (N, ...).
         options: of the annotators.
+        start: whether they start there, or from the average annotator.
 
     Raises:
         SertuneError: no annotator has enough ratings.
@@ -66,13 +68,16 @@ def start_raters(model: EmotionModel, targets: np.ndarray, options: RaterConfig)
         layer.shrinkage.fill_(_fixed(options, 10.0))
         return
     fits = [response(clip, who, values[clip, slot, k], len(target.raters)) for k in range(values.shape[2])]
-    automatic = float(np.median([min(shrinkage(fit), MOST_SHRINKAGE) for fit in fits]))
-    layer.shrinkage.fill_(_fixed(options, automatic))
-    if options.shrinkage == "auto":
+    prior = np.array([min(shrinkage(fit), MOST_SHRINKAGE) for fit in fits])
+    layer.shrinkage.fill_(_fixed(options, float(np.median(prior))))
+    if start:
         biases = np.stack([fit.bias - (fit.gain - 1) * fit.mean for fit in fits], axis=1)
         gains = np.stack([fit.gain - 1 for fit in fits], axis=1)
-        known = (layer.counts.numpy(force=True) >= max(options.min_ratings, 1))[:, None]
-        layer.start_biases(torch.from_numpy(biases * known).float(), torch.from_numpy(gains * known).float())
+        counts = layer.counts.numpy(force=True)[:, None]
+        kept = (counts >= max(options.min_ratings, 1)).astype(np.float64)
+        if options.shrinkage != "auto":
+            kept = kept * (counts + prior) / np.maximum(counts + options.shrinkage, 1e-9)
+        layer.start_biases(torch.from_numpy(biases * kept).float(), torch.from_numpy(gains * kept).float())
     if not bool(layer.noise.any()):  # else dev has chosen it
         layer.noise.copy_(torch.tensor([_noise(fit) for fit in fits], dtype=torch.float32))
 
