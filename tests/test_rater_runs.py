@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sertune.cli import main
-from sertune.config import RaterConfig, RunConfig
+from sertune.config import RaterConfig, RunConfig, from_dict
 from sertune.corpora import iemocap, msp_improv, msp_podcast
 from sertune.corpora.synthetic import read
 from sertune.data.audio import read_audio
@@ -346,6 +346,21 @@ def test_a_given_shrinkage_takes_the_place_of_the_fitted_one(small: Path) -> Non
     last: Any = SimpleNamespace(target=target, rater_part=(target, layers[1e6]))
     start_raters(last, targets, RaterConfig(shrinkage=0.0), start=False)
     assert torch.equal(layers[1e6].own.detach(), own[1e6])
+
+
+def test_what_is_solved_again_with_dev_keeps_the_annotators_settings(small: Path, tmp_path: Path) -> None:
+    """A frozen model is fitted once more on train and dev together, under the same shrinkage."""
+    values = {
+        "data": f"synthetic:{small}",
+        "target": {"name": "rater", "dimensions": ["arousal"], "rater": {"shrinkage": 7.0}},
+        "method": "frozen",
+        "split": "speaker",
+        "baseline": False,
+        "out": str(tmp_path / "run"),
+    }
+    found = load_model(train(from_dict(values))).rater_part
+    assert found is not None
+    assert float(found[1].shrinkage) == 7
 
 
 def test_biases_are_recovered_where_ratings_are_dense(small: Path) -> None:

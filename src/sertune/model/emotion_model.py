@@ -183,9 +183,11 @@ class EmotionModel(nn.Module):
         """(B, A', V): `annotators` of a batch."""
         return self.annotators(Vectors(self.vectors(batch), self._below(batch)))
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """(B, width): what the last layer reads of a batch."""
-        return self.head.hidden(self.vectors(batch))
+    def hidden_and_outputs(self, batch: Batch) -> Tensor:
+        """(B, width + K): what the last layer reads of a batch, and the outputs, side by side."""
+        vectors = self.vectors(batch)
+        outputs = self.outputs(Vectors(vectors, self._below(batch)), self.target.slots(batch.targets))
+        return torch.cat([self.head.hidden(vectors).float(), outputs], dim=1)
 
     def _below(self, batch: Batch) -> Tensor | None:
         """What the readout reads, (B, D)."""

@@ -52,6 +52,7 @@ class Head(nn.Module):
         last: makes the last layer for the width of its input; a linear one with those outputs if not given.
 
     Attributes:
+        output_width: of what the last layer reads.
         readout: the frozen linear model on the states at the cut, whose outputs are blended with the head's own; None
             where no layer lies below the cut, nothing lies above it, or ``config.blend`` is 0.
         source_mean, source_spread: mean and standard deviation over the training clips of what `pool` gives the trained
@@ -97,6 +98,7 @@ class Head(nn.Module):
         for before, after in pairwise(widths):
             blocks += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
         self.blocks = nn.Sequential(*blocks)
+        self.output_width = widths[-1]
         self.output = nn.Linear(widths[-1], outputs) if last is None else last(widths[-1])
 
     @property

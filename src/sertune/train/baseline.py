@@ -65,8 +65,8 @@ def start_head(
     clips: Clips,
     fold: Fold,
     config: HeadConfig,
+    raters: RaterConfig,
     chosen: Strengths | None = None,
-    raters: RaterConfig | None = None,
 ) -> Strengths:
     """Standardises the head by the training part, and solves what is solved: the head's start and the readout.
 
@@ -75,8 +75,8 @@ def start_head(
         clips: of the run.
         fold: who trains and who chooses.
         config: strengths to try, and whether the head starts from a linear model.
-        chosen: strengths of an earlier choice, which are then taken without looking at dev.
         raters: options of the annotators, for models that have them.
+        chosen: strengths of an earlier choice, which are then taken without looking at dev.
     """
     head = model.head
     known, targets = clips.for_solving(fold.train)
@@ -89,7 +89,7 @@ def start_head(
         found = fit_probe((train, targets), (dev, clips.targets[fold.dev]), model.target, tried)
         head.start_from(found.model.weight, found.model.bias)
         strengths = replace(strengths, head=found.model.regularisation)
-    start_raters(model, targets, raters or RaterConfig(), start=config.start == "probe")
+    start_raters(model, targets, raters, start=config.start == "probe")
     readout = solve_readout(model, clips, fold, config, chosen)
     return replace(strengths, readout=readout)
 

@@ -93,7 +93,7 @@ def _solve_again(model: EmotionModel, known: Fold, strengths: Strengths, prepare
     """Fits what is solved, not trained, on train and dev together."""
     prepared.target.balance(prepared.clips.targets[known.train])
     if solved(model, config):
-        start_head(model, prepared.clips, known, config.head, strengths)
+        start_head(model, prepared.clips, known, config.head, config.target.rater, strengths)
     else:
         solve_readout(model, prepared.clips, known, config.head, strengths)
 
@@ -131,19 +131,20 @@ def _calibrate(model: EmotionModel, fold: Fold, prepared: Prepared, config: RunC
     options = config.target.plane
     if model.rater_part is None or not isinstance(model.rater_part[0], RaterTarget) or not options.calibrate:
         return
-    train, dev = (
-        Heard(
-            each_batch(model, prepared.clips, rows, config, prepared.device, model.hidden),
-            model_outputs(model, prepared.clips, rows, config, prepared.device),
-            prepared.clips.targets[rows],
-        )
-        for rows in (_some(np.unique(fold.train), NOISE_CLIPS), _some(fold.dev, CALIBRATION_CLIPS))
-    )
+    rows = _some(fold.dev, CALIBRATION_CLIPS)
+    train = _heard(model, _some(np.unique(fold.train), NOISE_CLIPS), prepared, config)
+    dev = _heard(model, rows, prepared, config)
     fit_noise(model, train, dev, config.head.regularisation)
     fit_cells(model, train, dev, config.head.regularisation)
-    rows = _some(fold.dev, CALIBRATION_CLIPS)
     known = each_batch(model, prepared.clips, rows, config, prepared.device, model.batch_annotators)
     calibrate(model, dev, known)
+
+
+def _heard(model: EmotionModel, rows: np.ndarray, prepared: Prepared, config: RunConfig) -> Heard:
+    """What the model makes of some clips, in one pass."""
+    width = model.head.output_width
+    both = each_batch(model, prepared.clips, rows, config, prepared.device, model.hidden_and_outputs)
+    return Heard(both[:, :width], both[:, width:], prepared.clips.targets[rows])
 
 
 def _some(rows: np.ndarray, most: int) -> np.ndarray:
@@ -161,7 +162,7 @@ def _fresh_model(
         for name, tensor in prepared.initial.items():
             prepared.encoder.model.get_parameter(name).copy_(tensor)
     prepared.target.balance(prepared.clips.targets[fold.train])
-    strengths = start_head(model, prepared.clips, fold, config.head, chosen, config.target.rater)
+    strengths = start_head(model, prepared.clips, fold, config.head, config.target.rater, chosen)
     prepared.device.prepare(model)
     return model, strengths
 

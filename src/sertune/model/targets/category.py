@@ -27,6 +27,7 @@ class CategoryTarget(Plain):
         shares: (K,) share of each class in the training part.
     """
 
+    categorical = True
     labels: tuple[str, ...]
     smoothing: float = 0.0
     adjustment: float = 0.0
@@ -34,11 +35,6 @@ class CategoryTarget(Plain):
     weights: Tensor = field(default_factory=lambda: torch.ones(0))
     shares: Tensor = field(default_factory=lambda: torch.ones(0))
     name: str = "category"
-
-    @property
-    def categorical(self) -> bool:
-        """Whether it is about labels."""
-        return True
 
     @property
     def outputs(self) -> int:

@@ -61,11 +61,6 @@ class DimensionTarget(Plain):
     name: str = "dimension"
 
     @property
-    def categorical(self) -> bool:
-        """Whether it is about labels."""
-        return False
-
-    @property
     def outputs(self) -> int:
         """Number of outputs."""
         return len(self.dimensions)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sertune.data.labels import label_distances
-from sertune.model.density import bin_centres, gaussian_cells
+from sertune.model.density import bin_centres, expected_value, gaussian_cells
 from sertune.model.planes import Truth, plane_targets
 from sertune.model.targets.dimension import from_unit, to_unit
 from sertune.model.targets.plain import Plain, blend_logits, blend_values, decode_logits
@@ -84,14 +84,10 @@ class VotesTarget(Plain):
         measure: ``cross-entropy``, ``kl`` or ``emd``.
     """
 
+    categorical = True
     labels: tuple[str, ...]
     measure: str = "cross-entropy"
     name: str = "votes"
-
-    @property
-    def categorical(self) -> bool:
-        """Whether it is about labels."""
-        return True
 
     @property
     def outputs(self) -> int:
@@ -140,11 +136,6 @@ class PlaneTarget(Plain):
     measure: str = "cross-entropy"
     dimensions: tuple[str, ...] = PLANE
     name: str = "plane"
-
-    @property
-    def categorical(self) -> bool:
-        """Whether it is about labels."""
-        return False
 
     @property
     def outputs(self) -> int:
@@ -201,11 +192,6 @@ class SpreadTarget(Plain):
     family: str = "gaussian"
     plane: Plane | None = None
     name: str = "spread"
-
-    @property
-    def categorical(self) -> bool:
-        """Whether it is about labels."""
-        return False
 
     @property
     def outputs(self) -> int:
@@ -375,15 +361,12 @@ def sinkhorn(log_p: Tensor, q: Tensor, cost: Tensor) -> Tensor:
 def decode_cells(cells: Tensor, grid: tuple[int, int], scales: Sequence[tuple[float, float]]) -> dict[str, np.ndarray]:
     """``cells`` (B, cells), and by the cells' centres their mean (``values``) and ``spread`` on the own scales."""
     square = cells.double().cpu().reshape(-1, *grid)
-    mean, spread = [], []
-    for axis, bins in enumerate(grid):
-        share, centres = square.sum(2 - axis), bin_centres(bins).double()
-        mean.append(share @ centres)
-        spread.append(((share @ centres.square()) - mean[-1].square()).clamp_min(0).sqrt())
+    mean = expected_value(square)
+    squares = torch.stack([square.sum(2 - axis) @ bin_centres(bins).square() for axis, bins in enumerate(grid)], 1)
     return {
         "cells": square.flatten(1).numpy(),
-        "values": from_unit(torch.stack(mean, 1).numpy(), scales),
-        "spread": torch.stack(spread, 1).numpy() * half_widths(scales),
+        "values": from_unit(mean.numpy(), scales),
+        "spread": (squares - mean.square()).clamp_min(0).sqrt().numpy() * half_widths(scales),
     }
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from sertune.model.raters import RaterLayer
 from sertune.model.targets.category import CategoryTarget
 from sertune.model.targets.dimension import DimensionTarget
 from sertune.model.targets.distribution import PlaneTarget, SpreadTarget, VotesTarget
@@ -35,15 +36,13 @@ class JoinedTarget(Plain):
     lead: int = 0
     name: str = "joined"
 
+    def __post_init__(self) -> None:
+        self.categorical = self.first.categorical
+
     @property
     def first(self) -> Single:
         """The part that the headline is about."""
         return self.parts[self.lead]
-
-    @property
-    def categorical(self) -> bool:
-        """Whether the headline is about labels."""
-        return self.first.categorical
 
     @property
     def outputs(self) -> int:
@@ -191,7 +190,8 @@ def start_layer(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
     else:
-        layer.start_from(weight, bias)  # type: ignore[operator]
+        assert isinstance(layer, (RaterLayer, JoinedLayer))
+        layer.start_from(weight, bias)
 
 
 def _split(columns: Tensor, widths: Sequence[int]) -> list[Tensor]:

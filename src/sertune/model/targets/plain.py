@@ -6,11 +6,17 @@ from torch import Tensor, nn
 
 
 class Plain:
-    """Outputs, encoded targets and the solved linear model have the same columns."""
+    """Outputs, encoded targets and the solved linear model have the same columns.
+
+    Attributes:
+        categorical: whether it is about labels.
+    """
+
+    categorical = False
 
     @property
     def outputs(self) -> int:
-        """Number of outputs."""
+        """Number of outputs; every target says it."""
         raise NotImplementedError
 
     @property

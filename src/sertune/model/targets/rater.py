@@ -48,11 +48,6 @@ class RaterTarget(Plain):
     name: str = "rater"
 
     @property
-    def categorical(self) -> bool:
-        """Whether it is about labels."""
-        return False
-
-    @property
     def before(self) -> int:
         """Columns of encoded targets before the ratings."""
         return self.plane.cells if self.plane else 0
@@ -230,16 +225,12 @@ class RaterLabelTarget(Plain):
         form: of the last layer.
     """
 
+    categorical = True
     labels: tuple[str, ...]
     raters: tuple[str, ...]
     smoothing: float = 0.0
     form: RaterForm = field(default_factory=RaterForm)
     name: str = "rater-label"
-
-    @property
-    def categorical(self) -> bool:
-        """Whether it is about labels."""
-        return True
 
     @property
     def outputs(self) -> int:
