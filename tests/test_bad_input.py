@@ -663,7 +663,7 @@ def test_an_interrupt(refuse: Refuse, train: Refuse, monkeypatch: pytest.MonkeyP
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sertune.model.encoder.Encoder.clip_states", interrupt)
+    monkeypatch.setattr("sertune.model.encoder.Encoder.clip_layers", interrupt)
     monkeypatch.setattr("sertune.apps.predict.find_audio", interrupt)
     assert train(status=130) == "sertune: stopped; the same command goes on from there"
     assert refuse("predict", tiny_run, "a.wav", status=130) == "sertune: stopped"
@@ -673,7 +673,7 @@ def test_not_enough_memory(train: Refuse, monkeypatch: pytest.MonkeyPatch) -> No
     def allocate(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 99 bytes")
 
-    monkeypatch.setattr("sertune.model.encoder.Encoder.clip_states", allocate)
+    monkeypatch.setattr("sertune.model.encoder.Encoder.clip_layers", allocate)
     line = train()
     assert "not enough memory" in line
     assert "--train.batch_seconds or --audio.crop" in line
@@ -685,7 +685,7 @@ def test_an_error_of_the_program_keeps_its_trace(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr("sertune.model.encoder.Encoder.clip_states", broken)
+    monkeypatch.setattr("sertune.model.encoder.Encoder.clip_layers", broken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         main(["train", "--data", f"synthetic:{tiny_corpus}", "--out", str(tmp_path / "run")])
 

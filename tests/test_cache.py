@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save_file
 import sertune.train.cache as disk
 from sertune.cli import main
 from sertune.config import RunConfig, dump_yaml
-from sertune.data.batch import ClipStates
 from sertune.errors import SertuneError
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.train.cache import StateSet, quantise
@@ -58,13 +57,13 @@ def _alone(monkeypatch: pytest.MonkeyPatch, builtin: Encoder) -> None:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with each pass of a clip through the encoder."""
     made: list[int] = []
-    clip_states = Encoder.clip_states
+    clip_layers = Encoder.clip_layers
 
-    def counting(self: Encoder, *args: Any, **options: Any) -> ClipStates:
+    def counting(self: Encoder, *args: Any, **options: Any) -> Any:
         made.append(1)
-        return clip_states(self, *args, **options)
+        return clip_layers(self, *args, **options)
 
-    monkeypatch.setattr(Encoder, "clip_states", counting)
+    monkeypatch.setattr(Encoder, "clip_layers", counting)
     return made
 
 
@@ -277,11 +276,11 @@ import sertune.train.cache as disk
 from sertune.model.encoder import Encoder
 from sertune.cli import main
 disk.SHARD_SECONDS = 0.0
-fast = Encoder.clip_states
+fast = Encoder.clip_layers
 def slow(*args, **options):
     time.sleep(0.2)
     return fast(*args, **options)
-Encoder.clip_states = slow
+Encoder.clip_layers = slow
 sys.exit(main(["cache", "build", "--config", sys.argv[1]]))
 """
 
@@ -448,13 +447,13 @@ def test_int8_is_off_by_half_a_step_at_most(scale: float, tmp_path: Path) -> Non
 def test_float16_that_overflows_names_the_file(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip_states = Encoder.clip_states
+    clip_layers = Encoder.clip_layers
 
-    def huge(self: Encoder, *args: Any, **options: Any) -> ClipStates:
-        clip = clip_states(self, *args, **options)
-        return ClipStates(None if clip.states is None else clip.states + 7e4, clip.pooled)
+    def huge(self: Encoder, *args: Any, **options: Any) -> Any:
+        frames, pooled = clip_layers(self, *args, **options)
+        return {layer: states + 7e4 for layer, states in frames.items()}, pooled
 
-    monkeypatch.setattr(Encoder, "clip_states", huge)
+    monkeypatch.setattr(Encoder, "clip_layers", huge)
     with pytest.raises(SertuneError, match=r"\.wav: its states reach 7\d+.*--cache\.dtype bfloat16"):
         states_of(tiny_corpus, tmp_path / "cache", cache={"dtype": "float16"})
     assert float(_frames(states_of(tiny_corpus, tmp_path / "cache", cache={"dtype": "bfloat16"}), 0, 0).max()) > 6e4

@@ -7,11 +7,11 @@
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sertune.errors import SertuneError, unknown, unknown_flag
 
@@ -298,8 +298,9 @@ class TrainConfig:
 
     epochs: int = 6
     """Passes over the training part; dev chooses the one that is kept."""
-    choose: Literal["within-error", "best"] = "within-error"
-    """What dev chooses. `within-error`: the latest within one standard error of the best. `best`: the best."""
+    choose: Literal["within-error", "best", "last"] = "within-error"
+    """What dev chooses. `within-error`: the latest within one standard error of the best. `best`: the best. `last`: the
+    last, whatever dev says of it."""
     lr: float | Literal["auto"] = "auto"
     """Peak learning rate of the encoder; `auto`: that of its method, 1e-4 for `full`, 3e-4 for `partial`, 1e-3 to 3e-3
     for those that train few parameters."""
@@ -325,9 +326,10 @@ class TrainConfig:
     """Split each batch into this many parts; the loss is still that of the whole batch."""
     patience: int = 0
     """Stop after this many epochs without a better dev score; 0: never."""
-    refit: Literal["auto", "solved", "none"] = "auto"
+    refit: Literal["auto", "solved", "all", "none"] = "auto"
     """`solved`: once dev has chosen, what is solved, not trained (frozen models, the blend, the baseline), is fitted
-    again on train and dev together. `auto`: so, but not with an `official` split or a published one of one fold."""
+    again on train and dev together. `all`: what is trained, too, once more from the start, for all epochs. `auto`:
+    `solved`, but nothing with an `official` split or a published one of one fold."""
     unfreeze_epoch: int = 0
     """Epochs in which the head trains alone before the encoder joins."""
     average: float = 0.97
@@ -435,6 +437,13 @@ def from_flags(flags: list[str]) -> RunConfig:
     return _instantiate(lambda parser: parser.parse_args(_expand_flags(flags)))
 
 
+def given_keys(flags: list[str]) -> set[str]:
+    """The keys that a command line sets by flags of their own, not through a ``--config`` file."""
+    apart = [flag for flag in flags if flag.startswith("--") and flag.partition("=")[0] != "--config"]
+    names = (flag[2:].partition("=")[0] for flag in apart)
+    return {f"{name}.name" if name in SHORTHANDS else name for name in names}
+
+
 def flags_help() -> str:
     """The help text of all flags of `sertune train`."""
     text: str = _parser(helps=True).format_help()
@@ -476,6 +485,61 @@ def dump_yaml(config: RunConfig) -> str:
 
     text: str = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
     return text
+
+
+def all_keys() -> list[str]:
+    """Every key that holds a value, as ``train.lr``."""
+    keys = list(_keys(RunConfig))
+    return [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+
+
+def value_at(config: RunConfig, key: str) -> Any:
+    """The value of a key such as ``train.lr``."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """The configuration with other values of some keys, such as ``{"train.lr": 1e-3}``; `validate` looks at them."""
+    for key, value in values.items():
+        config = _with_value(config, key.split("."), value)
+    return config
+
+
+def _with_value(part: Any, names: list[str], value: Any) -> Any:
+    first, *rest = names
+    return dataclasses.replace(part, **{first: _with_value(getattr(part, first), rest, value) if rest else value})
+
+
+def check_type(key: str, value: Any) -> None:
+    """Raises `SertuneError` where a value is not of the type that its key wants; `from_dict` would, but slowly."""
+    if not _fits(_hint_of(key), value):
+        raise SertuneError(f"{key} = {value!r}: expected {_words(_hint_of(key))}")
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(get_args(hint)[0], item) for item in value)
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(_fits(option, value) for option in get_args(hint))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _words(hint: Any) -> str:
+    """A type as a user knows it."""
+    if get_origin(hint) is list:
+        return f"a list of {_words(get_args(hint)[0])}"
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_args(hint):
+        return " or ".join(_words(option) for option in get_args(hint))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(hint, str(hint))
 
 
 def validate(config: RunConfig) -> None:
@@ -541,6 +605,14 @@ def validate(config: RunConfig) -> None:
             f"train.unfreeze_epoch = {train.unfreeze_epoch}: the encoder would never train in "
             f"{train.epochs} epochs; choose a smaller value, or --method frozen"
         )
+    if train.refit == "all":
+        if train.schedule == "plateau":
+            raise SertuneError("train.refit = all: can't be had with train.schedule plateau, which needs a dev part")
+        if "rater" in config.target.parts:
+            raise SertuneError(
+                f"train.refit = all: can't be had with target {config.target.name}, whose spread dev calibrates; "
+                "choose solved"
+            )
     good = len(augment.time_crop) == 2 and 0 < augment.time_crop[0] <= augment.time_crop[1] <= 1
     _need(good, "augment.time_crop", augment.time_crop, "two shares above 0, at most 1, the smaller one first")
     for key in ("time_mask", "channel_mask", "wave_mask"):
@@ -779,10 +851,21 @@ def _listed(item: str, key: str) -> str:
     return json.dumps([item]) if _hint(key) == "list[str]" else f"[{item}]"
 
 
-def _hint(key: str) -> str:
+def _hint_of(key: str) -> Any:
+    """The type of a key's value; text for what lies below a mapping, such as ``columns.emotion``."""
     kind: Any = RunConfig
     for name in key.split("."):
         if not dataclasses.is_dataclass(kind):
-            return "str"
+            return str
         kind = get_type_hints(kind).get(name, str)
+    return kind
+
+
+def takes_list(key: str) -> bool:
+    """Whether a key's value is a list."""
+    return get_origin(_hint_of(key)) is list
+
+
+def _hint(key: str) -> str:
+    kind = _hint_of(key)
     return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__origin__") else str(kind)

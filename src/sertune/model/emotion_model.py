@@ -257,8 +257,10 @@ class EmotionModel(nn.Module):
         missing = self.target.missing(1)
         if self.encoder.front_trains:
             return collate([], missing, [""], audio=[audio])
-        # the cut is where the readout ends; above it only a frozen encoder's pooled vectors are read
-        top = self.encoder.cut if self.start is not None else None
+        # the cut is where the readout ends; above it only a frozen encoder's pooled vectors are read, up to the last layer
+        # of the head
+        highest = max(self.head.layers)
+        top = self.encoder.cut if self.start is not None else highest if highest < self.encoder.depth else None
         clip = self.encoder.clip_states(audio, self.start, top=top)
         return collate([clip], missing, [""]).to(self.encoder.device)
 

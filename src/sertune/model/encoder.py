@@ -268,13 +268,46 @@ class Encoder(nn.Module):
             start: layer whose input is kept frame by frame; None keeps pooled vectors alone.
             top: the last layer whose input is pooled, not below ``start``; None goes to the model's output.
         """
+        frames, pooled = self.clip_layers(audio, [] if start is None else [start], top=top)
+        return ClipStates(None if start is None else frames[start], pooled)
+
+    @torch.no_grad()
+    def clip_layers(
+        self, audio: np.ndarray, layers: Sequence[int], *, top: int | None = None
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """Runs one clip alone through the encoder in eval mode, and keeps what enters several layers.
+
+        Args:
+            audio: (samples,) float32 at `rate`.
+            layers: whose inputs are kept frame by frame.
+            top: the last layer whose input is pooled, not below ``layers``; None goes to the model's output.
+
+        Returns:
+            Frames (T, D) by layer, and pooled vectors (layers + 1, 2 D) up to ``top``; see `ClipStates`.
+        """
         was_training = self.training
         self.eval()
         hidden = self.replay(self.lay_out(self.front(audio)), 0, top)
         self.train(was_training)
-        pooled = torch.stack([mean_and_std(layer) for layer in hidden])[:, 0]
-        kept = half_where_autocast(hidden[start].states[0]).cpu().clone() if start is not None else None
-        return ClipStates(kept, pooled.cpu())
+        return {layer: _kept(hidden[layer]) for layer in layers}, _pooled(hidden)
+
+    @torch.no_grad()
+    def lift(self, frames: Tensor, start: int, layers: Sequence[int]) -> tuple[dict[int, Tensor], Tensor]:
+        """Goes on with the kept frames of one clip, through layers as they are now.
+
+        Args:
+            frames: (T, D) that enter layer ``start``.
+            start: of them.
+            layers: above it, whose inputs are wanted; `depth` is the model's output.
+
+        Returns:
+            Frames (T, D) by layer, and pooled vectors (n, 2 D) of layer ``start`` and those above it, up to the last of
+            ``layers``.
+        """
+        last = max(layers, default=self.depth)
+        entering = self.lay_out(pad_states([frames.to(self.device)]))
+        hidden = self.replay(entering, start, None if last == self.depth else last)
+        return {layer: _kept(hidden[layer - start]) for layer in layers}, _pooled(hidden)
 
     def lay_out(self, entering: LayerStates) -> LayerStates:
         """Padded states as the layers take them best: packed, if they can."""
@@ -617,6 +650,16 @@ def half_where_autocast(states: Tensor) -> Tensor:
     kind = states.device.type
     bf16 = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
     return states.to(torch.bfloat16) if bf16 else states
+
+
+def _kept(layer: LayerStates) -> Tensor:
+    """(T, D) of one clip on the CPU, as precise as the run computes."""
+    return half_where_autocast(layer.states[0]).cpu().clone()
+
+
+def _pooled(hidden: Sequence[LayerStates]) -> Tensor:
+    """(n, 2 D) mean and standard deviation of one clip's layers, on the CPU."""
+    return torch.stack([mean_and_std(layer) for layer in hidden])[:, 0].cpu()
 
 
 def mean_and_std(layer: LayerStates) -> Tensor:

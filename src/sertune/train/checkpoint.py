@@ -57,12 +57,13 @@ class Checkpoint:
 
         Args:
             dev_score: NaN counts as worst.
-            spread: standard error of the score; 0 chooses the best epoch itself, the latest of equals.
+            spread: standard error of the score; 0 chooses the best epoch itself, the latest of equals, infinity the
+                last.
         """
         value = dev_score if not math.isnan(dev_score) else -math.inf
         if value > self.top_score:
             self.top_score, self.top_epoch = value, self.epoch
-            self.top_spread = spread if math.isfinite(spread) else 0.0
+            self.top_spread = 0.0 if math.isnan(spread) else spread
         if self.best and value < self.top_score - self.top_spread:
             return False
         self.best_epoch, self.best_score = self.epoch, value

@@ -2,7 +2,8 @@
 
 import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sertune.progress import say
 from sertune.train.baseline import Strengths, fit_baseline, solve_readout, start_head
 from sertune.train.folder import fold_folder, write_json
 from sertune.train.judge import score
-from sertune.train.loop import Fit, derive_seed, each_batch, model_outputs, model_vectors
+from sertune.train.loop import Fit, FitResult, derive_seed, each_batch, model_outputs, model_vectors
 from sertune.train.prepare import Prepared
 from sertune.train.raters import Heard, calibrate, fit_cells, fit_noise
 
@@ -39,22 +40,21 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         return
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    # what is solved sees each corpus as often as an epoch does
-    drawn = prepared.clips.training_rows(fold.train, config.weights, config.seed, fold.name)
-    sampled = replace(fold, train=drawn)
-    model, strengths = _fresh_model(prepared, sampled, config)
-    options = replace(config, train=replace(config.train, epochs=0)) if solved(model, config) else config
-    result = Fit(model, prepared.clips, fold, options, prepared.device, folder / "checkpoint.safetensors").run()
+    fitted = fit_fold(prepared, fold, config, folder / "checkpoint.safetensors")
+    model, result = fitted.model, fitted.result
     _calibrate(model, fold, prepared, config)
     _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
-    known = sampled
+    known = fitted.sampled
     refit = refits(config, prepared.protocol)
     if refit:
-        both = np.sort(np.concatenate([fold.train, fold.dev]))
-        known = replace(fold, train=prepared.clips.training_rows(both, config.weights, config.seed, fold.name))
-        _solve_again(model, known, strengths, prepared, config)
+        known = with_dev(prepared, fold, config)
+        if config.train.refit == "all" and not solved(model, config):
+            model, again = fit_again(prepared, known, config, fitted.strengths, folder / "refit.safetensors")
+            result.log += [{**row, "fold": f"{fold.name}, with dev"} for row in again.log]
+        else:
+            _solve_again(model, known, fitted.strengths, prepared, config)
     tested = _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
-    baseline = _fold_baseline(folder, sampled, prepared, config, refit=refit)
+    baseline = _fold_baseline(folder, fitted.sampled, prepared, config, refit=refit)
     if fold.name == FINAL or prepared.protocol.final is None:
         _measure_source(model, known.train, prepared, config)
         model.save(run / "model", _model_info(prepared, fold))
@@ -71,8 +71,75 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         "train_seconds": round(result.train_seconds, 3),
     }
     write_json(folder / "result.json", {"fold": row, "log": result.log, "baseline": baseline})
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    for name in ("checkpoint.safetensors", "refit.safetensors"):
+        (folder / name).unlink(missing_ok=True)
     say(_fold_line(row, index, prepared.protocol))
+
+
+@dataclass
+class Fitted:
+    """A model that was trained on a fold's training part, and chosen by its dev part.
+
+    Attributes:
+        model: with the weights of the chosen epoch.
+        strengths: regularisation of what is solved, as dev chose it.
+        result: how training went.
+        sampled: the fold with the training rows that were drawn for what is solved.
+    """
+
+    model: EmotionModel
+    strengths: Strengths
+    result: FitResult
+    sampled: Fold
+
+
+def fit_fold(
+    prepared: Prepared,
+    fold: Fold,
+    config: RunConfig,
+    checkpoint: Path | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+) -> Fitted:
+    """Trains on a fold's training part and chooses by its dev part.
+
+    Args:
+        prepared: of the run.
+        fold: who trains and who chooses.
+        config: of the run.
+        checkpoint: as of `Fit`.
+        watch: as of `Fit`.
+    """
+    # what is solved sees each corpus as often as an epoch does
+    drawn = prepared.clips.training_rows(fold.train, config.weights, config.seed, fold.name)
+    sampled = replace(fold, train=drawn)
+    model, strengths = _fresh_model(prepared, sampled, config)
+    options = replace(config, train=replace(config.train, epochs=0)) if solved(model, config) else config
+    result = Fit(model, prepared.clips, fold, options, prepared.device, checkpoint, watch).run()
+    return Fitted(model, strengths, result, sampled)
+
+
+def with_dev(prepared: Prepared, fold: Fold, config: RunConfig) -> Fold:
+    """The fold with dev's clips among the training rows, which are drawn as for what is solved."""
+    both = np.sort(np.concatenate([fold.train, fold.dev]))
+    return replace(fold, train=prepared.clips.training_rows(both, config.weights, config.seed, fold.name))
+
+
+def fit_again(
+    prepared: Prepared, known: Fold, config: RunConfig, strengths: Strengths, checkpoint: Path | None = None
+) -> tuple[EmotionModel, FitResult]:
+    """Trains once more from the start, on all that is known, for all epochs; the last one is kept.
+
+    Args:
+        prepared: of the run.
+        known: the fold as `with_dev` gives it.
+        config: of the run.
+        strengths: regularisation that dev chose before.
+        checkpoint: as of `Fit`.
+    """
+    model, _ = _fresh_model(prepared, known, config, strengths)
+    options = replace(config, train=replace(config.train, choose="last", patience=0))
+    alone = replace(known, dev=known.dev[:0])
+    return model, Fit(model, prepared.clips, alone, options, prepared.device, checkpoint).run()
 
 
 def _measure_source(model: EmotionModel, rows: np.ndarray, prepared: Prepared, config: RunConfig) -> None:
@@ -83,10 +150,10 @@ def _measure_source(model: EmotionModel, rows: np.ndarray, prepared: Prepared, c
 
 
 def refits(config: RunConfig, protocol: Protocol) -> bool:
-    """Whether what is solved, not trained, is fitted on train and dev together once dev has chosen."""
+    """Whether the model, or what is solved in it, is fitted on train and dev together once dev has chosen."""
     if config.train.refit == "auto":
         return not protocol.own_parts
-    return config.train.refit == "solved"
+    return config.train.refit in ("solved", "all")
 
 
 def _solve_again(model: EmotionModel, known: Fold, strengths: Strengths, prepared: Prepared, config: RunConfig) -> None:

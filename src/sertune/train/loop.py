@@ -5,6 +5,7 @@ uninterrupted one, and splitting a batch changes nothing but memory.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -122,6 +123,7 @@ class Fit:
         config: of the run.
         device: where and in which precision.
         checkpoint: file to write to and go on from; None writes nothing.
+        watch: is told of every epoch that is done, by its row of the log; what it raises ends training.
     """
 
     def __init__(
@@ -132,8 +134,10 @@ class Fit:
         config: RunConfig,
         device: Device,
         checkpoint: Path | None = None,
+        watch: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.model, self.clips, self.fold, self.config, self.device = model, clips, fold, config, device
+        self.watch = watch
         self.options = config.train
         self.checkpoint_file = checkpoint
         self.optimizer = make_optimizer(model, self.options)
@@ -205,13 +209,8 @@ class Fit:
         state, began = self.state, time.perf_counter()
         current = {name: tensor.clone() for name, tensor in self.model.trained_state().items()}
         self.model.load_trained(state.average or current)
-        outputs = self.outputs(self.fold.dev)
-        targets = self.clips.targets[self.fold.dev]
-        dev_score = score(self.model.target, outputs, targets)
-        dev_loss = float(self.model.target.loss(outputs, torch.from_numpy(targets)))
+        dev_score, dev_loss, spread = self._dev_scores()
         self.model.train()
-        within = self.options.choose == "within-error"
-        spread = score_spread(self.model.target, outputs, targets) if within else 0.0
         if state.choose(dev_score, spread):
             state.best = {name: tensor.clone() for name, tensor in self.model.trained_state().items()}
         self.model.load_trained(current)
@@ -229,6 +228,19 @@ class Fit:
         state.losses = []
         if state.epoch:
             self._save()
+        if self.watch is not None:
+            self.watch(row)
+
+    def _dev_scores(self) -> tuple[float, float, float]:
+        """Score and loss on dev, NaN where there is none, and how far an epoch may fall below the best."""
+        if not len(self.fold.dev):
+            return math.nan, math.nan, math.inf
+        outputs, targets = self.outputs(self.fold.dev), self.clips.targets[self.fold.dev]
+        loss = float(self.model.target.loss(outputs, torch.from_numpy(targets)))
+        spread = {"best": 0.0, "last": math.inf}.get(self.options.choose)
+        if spread is None:
+            spread = score_spread(self.model.target, outputs, targets)
+        return score(self.model.target, outputs, targets), loss, spread
 
     def _save(self) -> None:
         if self.checkpoint_file is not None:

@@ -30,6 +30,13 @@ ABSENT = {
     "mask": "clips of a corpus say nothing about classes that it lacks, and are not taken for them",
 }
 
+CHOSEN = {
+    "within-error": ", and the latest epoch within one standard error of the best one",
+    "best": ", and the best epoch",
+    "last": "; the last epoch is kept",
+}
+"""What dev chooses beside the strength of the regularisation."""
+
 
 def train(config: RunConfig, *, overwrite: bool = False) -> Path:
     """Runs a configuration; goes on where an earlier run of it stopped.
@@ -167,11 +174,12 @@ def _protocol(protocol: Protocol, target: Target, config: RunConfig, interval: s
     judge = judged_by(target)
     what = f"strength of the regularisation by dev {judge}"
     if not frozen:
-        within = config.train.choose == "within-error"
-        what += ", and the latest epoch within one standard error of the best one" if within else ", and the best epoch"
+        what += CHOSEN[config.train.choose]
     again = ""
     if refits(config, protocol):
-        again = f"; then {'the model' if frozen else 'what is solved in it'} is fitted on train and dev together"
+        whole = frozen or config.train.refit == "all"
+        again = f"; then {'the model' if whole else 'what is solved in it'} is fitted on train and dev together"
+        again += ", for all epochs" if whole and not frozen else ""
     text = protocol.text
     if protocol.final is not None:
         text += ". The saved model is one more fit, without a test part; the figures are those of the folds' own models"

@@ -125,6 +125,7 @@ class States:
         frames: states where replay starts, per clip, as they are kept; None where they are computed for every batch.
         seconds: (N,) length of each clip as used.
         digests: of each clip's samples.
+        lift: makes of a clip's kept frames those where replay starts, where only those of a lower layer are kept.
         live: computes the states of a row, where they are not kept, with the seed of its waveform augmentation.
         views: how the waveforms are augmented, if they are.
         augmented: kept states of views 1, 2, ...
@@ -137,6 +138,7 @@ class States:
     frames: Sequence[Tensor] | None
     seconds: np.ndarray
     digests: list[str]
+    lift: Callable[[Tensor], Tensor] | None = None
     live: Callable[[int, int | None], ClipStates] | None = None
     views: Views | None = None
     augmented: list[View] = field(default_factory=list)
@@ -155,7 +157,10 @@ class States:
         if self.live is None:
             view = draw % (len(self.augmented) + 1) if draw is not None else 0
             frames = self.augmented[view - 1].frames if view else self.frames
-            return ClipStates(frames[row] if frames is not None else None, self.pooled_of(row, draw))
+            kept = frames[row] if frames is not None else None
+            if kept is not None and self.lift is not None:
+                kept = self.lift(kept)
+            return ClipStates(kept, self.pooled_of(row, draw))
         draw = draw if self.views is not None else None
         clip = self.live(row, draw)
         if draw is None:
@@ -289,9 +294,8 @@ class Builder:
     Attributes:
         encoder: with the weights as pre-trained.
         reader: of the clips.
-        start: layer whose input is kept frame by frame, with `frames`.
         pooled: where pooled vectors are kept.
-        frames: where frames are kept; None: nowhere.
+        frames: where the frames that enter a layer are kept, by layer.
         views: of each clip, if they are kept.
         autocast: context in which the encoder computes.
         skip_bad: leave out files that can't be used, instead of stopping at the first.
@@ -303,9 +307,8 @@ class Builder:
 
     encoder: Encoder
     reader: Reader
-    start: int | None
     pooled: Kept
-    frames: Kept | None
+    frames: dict[int, Kept]
     views: Views | None
     autocast: Autocast
     skip_bad: bool
@@ -330,7 +333,7 @@ class Builder:
     def _complete(self, row: int) -> bool:
         if row not in self.known:
             return False
-        kept = [self.pooled] if self.frames is None else [self.pooled, self.frames]
+        kept = [self.pooled, *self.frames.values()]
         return all(name in states for name in self.names(self.known[row][0]) for states in kept)
 
     def run(self, rows: Sequence[int], title: str = "Encoding", *, encode: bool = True) -> None:
@@ -362,25 +365,25 @@ class Builder:
     def _encode(self, row: int, audio: np.ndarray, digest: str) -> None:
         for view, name in enumerate(self.names(digest)):
             pooled = name not in self.pooled
-            frames = self.frames is not None and name not in self.frames
-            if not pooled and not frames:
+            layers = [layer for layer, kept in self.frames.items() if name not in kept]
+            if not pooled and not layers:
                 continue
             heard = self.views.kept(audio, self.reader.rate, digest, view) if self.views is not None else audio
-            top = self.start if not pooled and self.start != self.encoder.depth else None
+            highest = max(layers, default=self.encoder.depth)
+            top = highest if not pooled and highest != self.encoder.depth else None
             with self.autocast():
-                clip = self.encoder.clip_states(heard, self.start if frames else None, top=top)
+                frames, vectors = self.encoder.clip_layers(heard, layers, top=top)
             self.passes += 1
-            if not bool(clip.pooled.isfinite().all()):
+            if not bool(vectors.isfinite().all()):
                 raise AudioError(self._file(row), NOT_FINITE.format(float(np.abs(heard).max())))
             if pooled:
-                self.pooled.add(name, clip.pooled.float())
-            if frames and self.frames is not None and clip.states is not None:
-                self._add_frames(row, name, clip.states)
+                self.pooled.add(name, vectors.float())
+            for layer, states in frames.items():
+                self._add_frames(row, self.frames[layer], name, states)
 
-    def _add_frames(self, row: int, name: str, states: Tensor) -> None:
-        assert self.frames is not None
+    def _add_frames(self, row: int, kept: Kept, name: str, states: Tensor) -> None:
         try:
-            self.frames.add(name, states)
+            kept.add(name, states)
         except OverflowError as error:
             raise SertuneError(
                 f"{self._file(row)}: its states reach {error}, and float16 ends at 65504; choose --cache.dtype bfloat16"
@@ -404,6 +407,7 @@ def compute_states(
     keep: bool,
     skip_bad: bool,
     autocast: Autocast,
+    layers: Sequence[int] | None = None,
     views: Views | None = None,
     cache: DiskCache | None = None,
     dtype: str = "float16",
@@ -414,10 +418,12 @@ def compute_states(
     Args:
         encoder: with the weights as pre-trained.
         reader: of the clips.
-        start: layer whose input is kept frame by frame; None where pooled vectors are enough.
+        start: layer where replay starts; None where pooled vectors are enough.
         keep: whether to keep the frames.
         skip_bad: leave out files that can't be used, instead of stopping at the first.
         autocast: context in which the encoder computes.
+        layers: whose frames are kept, all in one pass; None: those of ``start``. Where ``start`` is not among them its
+            frames are computed from those of the next lower one whenever they are asked for.
         views: waveform augmentation, if there is any.
         cache: where to keep states on disk; None: in memory.
         dtype: of frames on disk.
@@ -429,13 +435,14 @@ def compute_states(
     Raises:
         SertuneError: a bad file without ``skip_bad``, no usable file, or no place for the states.
     """
-    layer = start if keep else None
+    kept_layers = [] if not keep else layers if layers is not None else [] if start is None else [start]
+    base = max((layer for layer in kept_layers if start is not None and layer <= start), default=None)
     pooled: StateSet | MemorySet = MemorySet()
-    frames: StateSet | MemorySet | None = MemorySet() if layer is not None else None
+    frames: dict[int, StateSet | MemorySet] = {layer: MemorySet() for layer in kept_layers}
     if cache is not None:
         pooled = cache.open(encoder, precision, None, dtype)
-        frames = cache.open(encoder, precision, layer, dtype) if layer is not None else None
-    builder = Builder(encoder, reader, layer, pooled, frames, views, autocast, skip_bad)
+        frames = {layer: cache.open(encoder, precision, layer, dtype) for layer in kept_layers}
+    builder = Builder(encoder, reader, pooled, dict(frames), views, autocast, skip_bad)
     rows = range(len(reader.frame))
     if cache is None:
         builder.run(rows)
@@ -449,7 +456,8 @@ def compute_states(
     seconds = np.array([builder.known[row][1] for row in usable]) / reader.rate
     names = [builder.names(digest) for digest in digests]
     native = torch.bfloat16 if precision == "bf16" else torch.float32
-    views_of = [_view([own[view] for own in names], pooled, frames, view, native) for view in range(builder.count)]
+    kept = frames[base] if base is not None else None
+    views_of = [_view([own[view] for own in names], pooled, kept, view, native) for view in range(builder.count)]
     plain, *augmented = views_of
     assert isinstance(plain.pooled, Tensor)
     states = States(plain.pooled, plain.frames, seconds, digests, views=views, augmented=augmented)
@@ -457,8 +465,10 @@ def compute_states(
     states.heard = [builder.heard[digest] for digest in digests]
     if cache is not None:
         every = _all_names(builder, usable)
-        states.disk_bytes = sum(kept.nbytes(name) for kept in _sets(builder) for name in every)
-    if not keep and (start is not None or views is not None):
+        states.disk_bytes = sum(own.nbytes(name) for own in _sets(builder) for name in every)
+    if base is not None and base != start:
+        states.lift = _lift(encoder, base, start, autocast)
+    elif (start is not None and base is None) or (views is not None and not keep):
         states.live = _live(encoder, reader, np.array(usable), start, autocast, views)
     return states, np.array(usable, dtype=np.int64), skipped
 
@@ -522,7 +532,7 @@ def _close(builder: Builder) -> None:
 
 
 def _sets(builder: Builder) -> list[StateSet]:
-    return [states for states in (builder.frames, builder.pooled) if isinstance(states, StateSet)]
+    return [states for states in (*builder.frames.values(), builder.pooled) if isinstance(states, StateSet)]
 
 
 def _all_names(builder: Builder, rows: Iterable[int]) -> set[str]:
@@ -550,7 +560,8 @@ def _reserve(builder: Builder, cache: DiskCache, dtype: str) -> list[int]:
                 cache.reserve(size)
     held = sum(states.nbytes(name) for states in _sets(builder) for name in _all_names(builder, builder.known))
     there = f"{len(rows) - len(todo)} of {len(rows)} clips are there, {show_bytes(held)}"
-    frames = f"states of layer {builder.start} in {dtype} and " if builder.frames is not None else ""
+    layers = ", ".join(map(str, builder.frames))
+    frames = f"states of layer {layers} in {dtype} and " if builder.frames else ""
     views = f", {builder.count} views" if builder.count > 1 else ""
     room = f"; up to {show_bytes(size)} to write" if todo else ""
     say(f"Cache {cache.folder}: {frames}pooled vectors{views}; {there}{room} (cache.disk_gib = {cache.disk_gib:g})")
@@ -564,19 +575,30 @@ def _disk_size(builder: Builder, rows: Sequence[int], dtype: str) -> int:
     vectors, seconds = 0, 0.0
     for row in rows:
         if row not in builder.known:
-            vectors, seconds = vectors + builder.count, seconds + builder.count * durations[row]
+            vectors += builder.count
+            seconds += builder.count * len(builder.frames) * durations[row]
             continue
         digest, samples = builder.known[row]
         for name in builder.names(digest):
             vectors += name not in builder.pooled
-            seconds += samples / reader.rate if builder.frames is not None and name not in builder.frames else 0
-    frames = math.ceil(seconds * encoder.frames_per_second) if builder.frames is not None else 0
+            seconds += samples / reader.rate * sum(name not in kept for kept in builder.frames.values())
+    frames = math.ceil(seconds * encoder.frames_per_second)
     vector = (encoder.depth + 1) * row_bytes("float32", 2 * encoder.width)
     return vectors * vector + frames * row_bytes(dtype, encoder.width)
 
 
 def _first(skipped: list[dict[str, str]]) -> str:
     return f"{skipped[0]['file']}: {skipped[0]['reason']}"
+
+
+def _lift(encoder: Encoder, base: int, start: int | None, autocast: Autocast) -> Callable[[Tensor], Tensor]:
+    assert start is not None
+
+    def compute(frames: Tensor) -> Tensor:
+        with autocast():
+            return encoder.lift(frames, base, [start])[0][start]
+
+    return compute
 
 
 def _live(
