@@ -226,6 +226,9 @@ class HeadConfig:
     """`concat`: layers side by side. `weighted`: a learnt softmax mix. `last`: the last layer alone."""
     pooling: Literal["mean", "mean+std", "attentive"] = "mean"
     """How frames become one vector per layer."""
+    standardise: Literal["channel", "layer", "none"] = "channel"
+    """How pooled vectors are scaled by the training part: every `channel` to unit spread; every `layer` by one number,
+    which keeps what varies most largest; `none`: they are centred alone."""
     convolutions: list[int] = field(default_factory=list)
     """Widths of pointwise convolutions (ReLU, dropout) over the mixed frames, before pooling (arXiv 2306.05350); they
     need the frames of all layers that are read, and always start at random. Empty: none."""

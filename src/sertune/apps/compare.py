@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sertune import __version__
@@ -24,10 +23,10 @@ from sertune.apps.report import MINUS, NONE, Axis, Mark, Plot, bracket, metric_n
 from sertune.config import load_yaml
 from sertune.errors import SertuneError
 from sertune.files import replacing
-from sertune.metrics.distributions import jsd, tvd
 from sertune.metrics.intervals import RESAMPLES
-from sertune.metrics.repeated import Predicted, Resampled, category_draws, dimension_draws, mean_draws, mean_of
-from sertune.metrics.summary import distribution_kind, distributions_of, lower_is_better, main_metrics
+from sertune.metrics.repeated import Resampled, mean_of
+from sertune.metrics.seeds import finite_or_none, metrics_over_seeds, scores_of_runs
+from sertune.metrics.summary import lower_is_better, main_metrics
 
 SOLVED = "solved"
 """Shown instead of the time per epoch of a method that has none."""
@@ -125,10 +124,10 @@ def _report(runs: Mapping[_Key, _Run], failed: list[_Dict], warnings: list[str])
     first = next(iter(runs.values())).report
     task = first["task"]
     tables, missing = _on_common_clips(runs)
-    scores = _scores(tables, task, seeds[0])
+    scores = scores_of_runs(tables, task, seeds[0])
     methods = [_method(label, {seed: runs[label, seed] for seed in seeds if (label, seed) in runs}) for label in labels]
     for method in methods:
-        method["metrics"] = _metrics({seed: scores[method["label"], seed] for seed in method["seeds"]})
+        method["metrics"] = metrics_over_seeds({seed: scores[method["label"], seed] for seed in method["seeds"]})
     reference, why = _reference(methods)
     for method in methods:
         for key in ("seconds_per_epoch", "seconds_total"):
@@ -168,78 +167,6 @@ def _encoder(report: _Dict) -> str:
     """The encoder's name; of a folder only the last part."""
     path = PurePath(str(report["encoder"]["name"]))
     return path.name if path.is_absolute() or str(path).startswith(".") else str(path)
-
-
-def _scores(tables: Mapping[_Key, pd.DataFrame], task: _Dict, seed: int) -> dict[_Key, dict[str, Resampled]]:
-    """Every score of every run, all on the same resamples of the speakers."""
-    if task["target"] == "category":
-        code = {label: position for position, label in enumerate(task["labels"])}
-        runs = [
-            _predicted(table, *(np.array([code.get(v, -1) for v in table[c]], dtype=np.int64) for c in _CATEGORY))
-            for table in tables.values()
-        ]
-        found = dict(zip(tables, category_draws(runs, len(code), seed=seed), strict=True))
-    else:
-        found = _dimension_scores(tables, task, seed)
-    if distribution_kind(task) is not None:
-        measured = {name: [_distances(table, task, measure) for table in tables.values()] for name, measure in _ROWS}
-        for name, rows in measured.items():
-            for key, draws in zip(tables, mean_draws(rows, seed=seed), strict=True):
-                found[key][name] = draws
-    return found
-
-
-def _dimension_scores(tables: Mapping[_Key, pd.DataFrame], task: _Dict, seed: int) -> dict[_Key, dict[str, Resampled]]:
-    found: dict[_Key, dict[str, Resampled]] = {key: {} for key in tables}
-    for name in task["dimensions"]:
-        runs = [
-            _predicted(table, *(table[c].to_numpy(dtype=np.float64, na_value=np.nan) for c in (f"{name}_true", name)))
-            for table in tables.values()
-        ]
-        for key, draws in zip(tables, dimension_draws(runs, seed=seed), strict=True):
-            found[key] |= {f"{score}_{name}": value for score, value in draws.items()}
-    return found
-
-
-_ROWS = (("tvd", tvd), ("jsd", jsd))
-"""Distances of single clips whose mean is a score."""
-
-
-def _distances(
-    table: pd.DataFrame, task: _Dict, measure: Callable[[Any, Any], Any]
-) -> tuple[Any, list[str | None], list[str]]:
-    true, made = distributions_of(table, task)
-    speakers = [speaker if isinstance(speaker, str) else None for speaker in table["speaker"]]
-    return measure(true, made), speakers, table["utterance"].astype(str).tolist()
-
-
-_CATEGORY = ("true", "predicted")
-
-
-def _predicted(table: pd.DataFrame, true: Any, predicted: Any) -> Predicted:
-    speakers = [speaker if isinstance(speaker, str) else None for speaker in table["speaker"]]
-    return Predicted(true, predicted, speakers, table["utterance"].astype(str).tolist())
-
-
-def _metrics(scores: Mapping[int, Mapping[str, Resampled]]) -> _Dict:
-    """Mean over seeds with its interval, the spread, and the value of each seed."""
-    metrics: _Dict = {}
-    for name in next(iter(scores.values())):
-        of_seed = {seed: runs[name] for seed, runs in scores.items()}
-        interval = mean_of(list(of_seed.values())).interval()
-        values = [run.value for run in of_seed.values() if not math.isnan(run.value)]
-        metrics[name] = {
-            "value": _number(interval.value),
-            "low": _number(interval.low),
-            "high": _number(interval.high),
-            "spread": statistics.stdev(values) if len(values) > 1 else None,
-            "seeds": {str(seed): _number(run.value) for seed, run in of_seed.items()},
-        }
-    return metrics
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _method(label: str, runs: Mapping[int, _Run]) -> _Dict:
@@ -304,7 +231,7 @@ def _differences(
             return None
         one, other = (mean_of([scores[label, seed][name] for seed in shared]) for label in (row, column))
         found = one.minus(other)
-        return {key: _number(getattr(found, key)) for key in ("value", "low", "high", "p")}
+        return {key: finite_or_none(getattr(found, key)) for key in ("value", "low", "high", "p")}
 
     return [[cell(row, column) for column in labels] for row in labels]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sertune.data.protocols import Fold, Positions, Published, natural_order, rows_of
 from sertune.errors import SertuneError, unknown
 
-__all__ = ["SPLITS", "Fold", "Protocol", "make_protocol"]
+__all__ = ["SPLITS", "Fold", "Protocol", "inner_folds", "make_protocol"]
 
 SPLITS: Final = ("official", "loso", "kfold", "speaker", "random")
 
@@ -115,6 +115,44 @@ def make_protocol(
     if auto and split == "speaker" and not utterances["partition"].isna().any():
         warnings = (*warnings, "the data has train, dev and test parts of its own, which --split official takes")
     return replace(protocol, warnings=warnings)
+
+
+def inner_folds(
+    utterances: pd.DataFrame, outer: Fold, count: int, *, labels: NDArray[Any] | None, seed: int = 0
+) -> list[Fold]:
+    """Folds over the speakers of a fold's train and dev parts, without a test part: for choosing settings.
+
+    Each group of speakers, alike in clips and labels, is the dev part of one of them; all others train.
+
+    Args:
+        utterances: a manifest's utterances, N rows.
+        outer: whose test part none of them sees.
+        count: of folds; fewer where there are not as many speakers.
+        labels: (N,) as of `make_protocol`.
+        seed: of the groups.
+
+    Raises:
+        SertuneError: a speaker is missing, there are fewer than two, or a train part lacks a class.
+    """
+    inside = np.sort(np.concatenate([outer.train, outer.dev]))
+    frame = utterances.iloc[inside]
+    rows = _Rows.of(frame, None if labels is None else np.asarray(labels)[inside])
+    speakers = rows.known_speakers("nested")
+    if len(speakers) < 2:
+        raise SertuneError(
+            f"nested folds need at least two speakers outside the test part of fold {outer.name!r}, there is "
+            f"{_people(len(speakers))}; use --protocol holdout"
+        )
+    groups = _balanced_groups(rows, speakers, min(count, len(speakers)), np.random.default_rng(seed))
+    made = [_fold(rows, f"{outer.name}, inner {i + 1}", group, []) for i, group in enumerate(groups)]
+    for fold in made:
+        lacking = sorted(set(rows.names) - set(rows.strata[fold.train].tolist()))
+        if lacking:
+            raise SertuneError(
+                f"the class {rows.names[lacking[0]]!r} is absent from the train part of fold {fold.name!r}, so that it "
+                "can't be learnt; take more --inner-folds, or leave the class out (--target.labels, --label-map)"
+            )
+    return [replace(fold, train=inside[fold.train], dev=inside[fold.dev]) for fold in made]
 
 
 @dataclass(frozen=True)

@@ -257,8 +257,8 @@ class EmotionModel(nn.Module):
         missing = self.target.missing(1)
         if self.encoder.front_trains:
             return collate([], missing, [""], audio=[audio])
-        # the cut is where the readout ends; above it only a frozen encoder's pooled vectors are read, up to the last layer
-        # of the head
+        # the cut is where the readout ends; above it only a frozen encoder's pooled vectors are read, as far up as the
+        # head reads
         highest = max(self.head.layers)
         top = self.encoder.cut if self.start is not None else highest if highest < self.encoder.depth else None
         clip = self.encoder.clip_states(audio, self.start, top=top)

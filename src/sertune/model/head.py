@@ -79,6 +79,7 @@ class Head(nn.Module):
         self.readout = Readout(cut, width, outputs) if blends else None
         self.blend = config.blend
         self.pooling = config.pooling
+        self.scaling = config.standardise
         mixes_frames = bool(config.convolutions)
         self.statistics = width if config.pooling == "mean" or mixes_frames else 2 * width
         self.register_buffer("mean", torch.zeros(len(self.layers), self.statistics))
@@ -195,6 +196,10 @@ class Head(nn.Module):
         variance = vectors.var(0, correction=0)
         if self.convolutions is not None:
             variance = variance + pooled[:, list(self.layers), self.statistics :].square().mean(0)
+        if self.scaling == "layer":
+            variance = variance.mean(1, keepdim=True).expand_as(variance)
+        elif self.scaling == "none":
+            variance = torch.ones_like(variance)
         self.mean.copy_(vectors.mean(0))
         self.spread.copy_(variance.sqrt().clamp_min(1e-6))
         return self.standardised(pooled)

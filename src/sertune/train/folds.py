@@ -42,22 +42,17 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
     began = time.perf_counter()
     fitted = fit_fold(prepared, fold, config, folder / "checkpoint.safetensors")
     model, result = fitted.model, fitted.result
-    _calibrate(model, fold, prepared, config)
-    _write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
-    known = fitted.sampled
-    refit = refits(config, prepared.protocol)
+    calibrate_raters(model, fold, prepared, config)
+    write_predictions(folder / "dev.parquet", model, fold.name, fold.dev, prepared, config)
+    known, refit = fitted.sampled, refits(config, prepared.protocol)
     if refit:
-        known = with_dev(prepared, fold, config)
-        if config.train.refit == "all" and not solved(model, config):
-            model, again = fit_again(prepared, known, config, fitted.strengths, folder / "refit.safetensors")
-            result.log += [{**row, "fold": f"{fold.name}, with dev"} for row in again.log]
-        else:
-            _solve_again(model, known, fitted.strengths, prepared, config)
-    tested = _write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
+        model, known, again = fit_again(prepared, fold, config, fitted, folder / "refit.safetensors")
+        result.log += again
+    tested = write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
     baseline = _fold_baseline(folder, fitted.sampled, prepared, config, refit=refit)
     if fold.name == FINAL or prepared.protocol.final is None:
-        _measure_source(model, known.train, prepared, config)
-        model.save(run / "model", _model_info(prepared, fold))
+        measure_source(model, known.train, prepared, config)
+        model.save(run / "model", model_info(prepared, fold))
     row = {
         "name": fold.name,
         "train": len(fold.train),
@@ -78,12 +73,12 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
 
 @dataclass
 class Fitted:
-    """A model that was trained on a fold's training part, and chosen by its dev part.
+    """A model that was started on a fold's training part, and trained and chosen there if ``result`` says so.
 
     Attributes:
         model: with the weights of the chosen epoch.
         strengths: regularisation of what is solved, as dev chose it.
-        result: how training went.
+        result: how training went; without epochs where only the head was started.
         sampled: the fold with the training rows that were drawn for what is solved.
     """
 
@@ -91,6 +86,15 @@ class Fitted:
     strengths: Strengths
     result: FitResult
     sampled: Fold
+
+
+def start_fold(prepared: Prepared, fold: Fold, config: RunConfig) -> Fitted:
+    """Solves what is solved on a fold's training part, with the strength that its dev part chooses; trains nothing."""
+    # what is solved sees each corpus as often as an epoch does
+    drawn = prepared.clips.training_rows(fold.train, config.weights, config.seed, fold.name)
+    sampled = replace(fold, train=drawn)
+    model, strengths = _fresh_model(prepared, sampled, config)
+    return Fitted(model, strengths, FitResult(0, 0, math.nan), sampled)
 
 
 def fit_fold(
@@ -109,40 +113,42 @@ def fit_fold(
         checkpoint: as of `Fit`.
         watch: as of `Fit`.
     """
-    # what is solved sees each corpus as often as an epoch does
-    drawn = prepared.clips.training_rows(fold.train, config.weights, config.seed, fold.name)
-    sampled = replace(fold, train=drawn)
-    model, strengths = _fresh_model(prepared, sampled, config)
-    options = replace(config, train=replace(config.train, epochs=0)) if solved(model, config) else config
-    result = Fit(model, prepared.clips, fold, options, prepared.device, checkpoint, watch).run()
-    return Fitted(model, strengths, result, sampled)
-
-
-def with_dev(prepared: Prepared, fold: Fold, config: RunConfig) -> Fold:
-    """The fold with dev's clips among the training rows, which are drawn as for what is solved."""
-    both = np.sort(np.concatenate([fold.train, fold.dev]))
-    return replace(fold, train=prepared.clips.training_rows(both, config.weights, config.seed, fold.name))
+    fitted = start_fold(prepared, fold, config)
+    options = replace(config, train=replace(config.train, epochs=0)) if solved(fitted.model, config) else config
+    result = Fit(fitted.model, prepared.clips, fold, options, prepared.device, checkpoint, watch).run()
+    return replace(fitted, result=result)
 
 
 def fit_again(
-    prepared: Prepared, known: Fold, config: RunConfig, strengths: Strengths, checkpoint: Path | None = None
-) -> tuple[EmotionModel, FitResult]:
-    """Trains once more from the start, on all that is known, for all epochs; the last one is kept.
+    prepared: Prepared, fold: Fold, config: RunConfig, fitted: Fitted, checkpoint: Path | None = None
+) -> tuple[EmotionModel, Fold, list[dict[str, Any]]]:
+    """Fits what is solved, or with ``train.refit: all`` the whole model, on train and dev, with what dev chose.
+
+    The whole model is trained once more from the start, for all epochs; the last one is kept.
 
     Args:
         prepared: of the run.
-        known: the fold as `with_dev` gives it.
+        fold: whose parts are put together.
         config: of the run.
-        strengths: regularisation that dev chose before.
+        fitted: the fold's model; with `all` a started one is enough.
         checkpoint: as of `Fit`.
+
+    Returns:
+        The model, the fold with the rows that it knows, and rows for the log.
     """
-    model, _ = _fresh_model(prepared, known, config, strengths)
+    both = np.sort(np.concatenate([fold.train, fold.dev]))
+    known = replace(fold, train=prepared.clips.training_rows(both, config.weights, config.seed, fold.name))
+    if config.train.refit != "all" or solved(fitted.model, config):
+        _solve_again(fitted.model, known, fitted.strengths, prepared, config)
+        return fitted.model, known, []
+    model, _ = _fresh_model(prepared, known, config, fitted.strengths)
     options = replace(config, train=replace(config.train, choose="last", patience=0))
-    alone = replace(known, dev=known.dev[:0])
-    return model, Fit(model, prepared.clips, alone, options, prepared.device, checkpoint).run()
+    alone = replace(fold, train=both, dev=fold.dev[:0])
+    result = Fit(model, prepared.clips, alone, options, prepared.device, checkpoint).run()
+    return model, known, [{**row, "fold": f"{fold.name}, with dev"} for row in result.log]
 
 
-def _measure_source(model: EmotionModel, rows: np.ndarray, prepared: Prepared, config: RunConfig) -> None:
+def measure_source(model: EmotionModel, rows: np.ndarray, prepared: Prepared, config: RunConfig) -> None:
     """Keeps the moments of the trained model's vectors on the clips that its solved parts know."""
     once, back = np.unique(rows, return_inverse=True)
     vectors = model_vectors(model, prepared.clips, once, config, prepared.device)
@@ -171,7 +177,7 @@ def solved(model: EmotionModel, config: RunConfig) -> bool:
     return config.method.name == "frozen" and probed
 
 
-def _write_predictions(
+def write_predictions(
     file: Path, model: EmotionModel, name: str, rows: np.ndarray, prepared: Prepared, config: RunConfig
 ) -> float | None:
     """Writes what is predicted for some clips; returns their score, as dev is judged, None where it is undefined."""
@@ -193,7 +199,7 @@ def _write_predictions(
     return judged if math.isfinite(judged) else None
 
 
-def _calibrate(model: EmotionModel, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
+def calibrate_raters(model: EmotionModel, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
     """Lets dev choose how far predicted annotators spread; see `calibrate`."""
     options = config.target.plane
     if model.rater_part is None or not isinstance(model.rater_part[0], RaterTarget) or not options.calibrate:
@@ -259,7 +265,7 @@ def _fold_baseline(folder: Path, fold: Fold, prepared: Prepared, config: RunConf
     return {name: dev for name, (dev, _) in found.items()}
 
 
-def _model_info(prepared: Prepared, fold: Fold) -> dict[str, Any]:
+def model_info(prepared: Prepared, fold: Fold) -> dict[str, Any]:
     """What the saved model was trained on, so that a later evaluation can tell whether its data is new."""
     frame = prepared.manifest.utterances
     known = np.concatenate([fold.train, fold.dev])

@@ -84,10 +84,10 @@ class Parts:
 
 def assemble(config: RunConfig) -> Parts:
     """Reads the data, loads the encoder and applies the method."""
-    reading, label_map = _read(config)
+    reading, label_map = read(config)
     manifest, target = choose_target(reading.manifest, config)
     if not config.skip_bad:
-        _check_there(manifest)
+        check_there(manifest)
     encoder = load_encoder(config.encoder)
     _ = encoder.digest  # before anything trains
     device = Device(config.precision, encoder.width)
@@ -95,7 +95,7 @@ def assemble(config: RunConfig) -> Parts:
     spec = ModelSpec(config.encoder, config.method, config.head, target, config.audio)
     pretrained = {id(parameter) for parameter in encoder.model.parameters()}
     model = EmotionModel(encoder, spec)
-    _try_head(model)
+    try_head(model)
     trained = zip(model.trained_names, model.trained_parameters(), strict=True)
     initial = {name: parameter.detach().clone() for name, parameter in trained if id(parameter) in pretrained}
     device.set_up(encoder, config)
@@ -103,7 +103,7 @@ def assemble(config: RunConfig) -> Parts:
     return Parts(manifest, target, encoder, initial, spec, model, device, reading, label_map)
 
 
-def _read(config: RunConfig) -> tuple[Reading, LabelMap | None]:
+def read(config: RunConfig) -> tuple[Reading, LabelMap | None]:
     """The data, and the label map that it passed through: the one that is named, or else that of the protocol."""
     label_map = find_map(config.label_map) if config.label_map not in ("", "none") else None
     reading = read_spaces(config.data, config.columns, label_map=label_map, absent=config.absent)
@@ -116,7 +116,7 @@ def _read(config: RunConfig) -> tuple[Reading, LabelMap | None]:
     return under(reading, label_map), label_map
 
 
-def _check_there(manifest: Manifest) -> None:
+def check_there(manifest: Manifest) -> None:
     """Raises `SertuneError` where several files are missing, as of half a corpus; one is named when it is read."""
     frame = manifest.utterances
     unknown_length = frame["file"][frame["duration"].isna()]  # a reader that found a file knows its length
@@ -129,7 +129,7 @@ def _check_there(manifest: Manifest) -> None:
 
 
 @torch.no_grad()
-def _try_head(model: EmotionModel) -> None:
+def try_head(model: EmotionModel) -> None:
     """Raises `SertuneError` where the head would mix layers of different frame rates, before the long part."""
     if model.head.convolutions is not None:
         encoder = model.encoder
@@ -168,13 +168,13 @@ def prepare(config: RunConfig) -> Prepared:
     several = len(config.data) > 1
     clips = Clips(
         states,
-        _encoded(manifest, target, parts.reading, config),
+        encode_targets(manifest, target, parts.reading, config),
         frame["file"].tolist(),
         Reader(frame, encoder.rate, config.audio),
         sources(manifest) if several else np.zeros(0, dtype=np.int64),
     )
     protocol = split(manifest, target, config)
-    audit = _audit(manifest, target, protocol, states, config)
+    audit = audit_data(manifest, target, protocol, states, config)
     notes, warnings = audit.pop("notes"), [*protocol.warnings, *audit.pop("warnings")]
     if encoder.features.assumed:
         warnings.append(encoder.features.assumed)
@@ -186,7 +186,7 @@ def prepare(config: RunConfig) -> Prepared:
     )  # fmt: skip
 
 
-def _encoded(manifest: Manifest, target: Target, reading: Reading, config: RunConfig) -> np.ndarray:
+def encode_targets(manifest: Manifest, target: Target, reading: Reading, config: RunConfig) -> np.ndarray:
     """The targets (N, K); with ``absent: mask``, `MASKED` for the classes that a clip's corpus lacks."""
     encoded = target.encode(manifest.utterances, manifest.ratings)
     if config.absent == "mask" and isinstance(target, CategoryTarget) and len(reading.labels) > 1:
@@ -230,7 +230,9 @@ def _keeps(config: RunConfig, encoder: Encoder, manifest: Manifest, start: int |
     return False
 
 
-def _audit(manifest: Manifest, target: Target, protocol: Protocol, states: States, config: RunConfig) -> dict[str, Any]:
+def audit_data(
+    manifest: Manifest, target: Target, protocol: Protocol, states: States, config: RunConfig
+) -> dict[str, Any]:
     """What the parts share, and what trivial features predict (`audit_split`)."""
     lead = lead_of(target)
     names = labels_of(lead) or dimensions_of(lead)

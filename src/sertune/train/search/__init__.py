@@ -1,0 +1,1 @@
+"""Search: settings found by optimisation, on speakers that the search never tests."""
