@@ -22,6 +22,7 @@ Fine-tune pre-trained speech encoders for speech emotion recognition, and say ho
 commands:
   train      train and test a model:  sertune train --data emodb:FOLDER --encoder NAME --out RUN
   compare    compare methods:         sertune compare --methods frozen partial-2 full --data D --out DIR
+  search     search for settings:     sertune search --preset method --data D --encoder E --out DIR
   transfer   train here, test there:  sertune transfer --data A --data B [--data C ...] --out DIR
   evaluate   score a saved model:     sertune evaluate RUN --data D --out DIR
   audit      fairness and robustness: sertune audit RUN --data D --out DIR
@@ -204,6 +205,135 @@ def transfer(arguments: Sequence[str]) -> int:
             f"{len(failed)} of the runs and tests failed, the first: {name}: {error}; the others are in the report, "
             "and the same command tries again"
         )
+    return 0
+
+
+SEARCH_HELP = """\
+usage: sertune search --data D --encoder E --preset PRESET --out DIR [...]
+       sertune search show DIR [--json]
+       sertune search show --storage URL --study NAME [--json]
+
+Search for settings on dev parts, train what wins anew, and test it once on what the search never saw. The same command
+goes on after a stop, also with more trials; given on several machines with one --storage it makes them work together.
+
+  --preset PRESET       paper-d: rate, epochs, unfreeze epoch, maximum length (arXiv 2510.07052). head: what is read of
+                        a frozen encoder, and how. method: which method trains what, how fast, how regularised.
+  --space FILE.yaml     Keys of sertune train with what they may be, beside the preset or instead of it, e.g.
+                        train.lr: {{log: [1e-5, 1e-3]}}, method.name: [partial, lora], lora.rank: {{int: [2, 32]}}.
+                        A value alone fixes its key; null takes it out of the preset.
+  --sampler NAME        gp (Gaussian process), tpe, random, grid or cmaes. (default: gp)
+  --pruner NAME         none, median or hyperband: end trials early that do worse than others. (default: none)
+  --trials N            Trials of the search; of each search where --split has several folds. (default: 15; grid: all)
+  --minutes M           Time for this command. With both, whichever ends first.
+  --protocol NAME       nested: dev speakers in turn, --inner-folds of them, outside the test speakers. holdout: one dev
+                        part of speakers. paper-d: 80/20 at random, dev cut from the 80. (default: nested)
+  --inner-folds N       Folds of nested, against the luck of one dev part. (default: 4)
+  --objectives NAME ... The score (uar, ccc), and what to keep small beside it: seconds, energy, parameters, latency,
+                        size. Several give the Pareto front. (default: the score)
+  --constraints C ...   Such as 'latency<20' (ms) 'size<10' (MiB).
+  --winner-seeds N      Seeds with which the winner is trained. (default: 3)
+  --storage WHERE       A Journal file, or postgresql://USER:PASSWORD@HOST/DATABASE. (default: DIR/study.journal)
+  --study NAME          Name of the study in the storage. (default: that of DIR)
+
+All other flags are those of sertune train --help and hold for every trial. A flag for a key of the space fixes it.
+show tells how far a search is, also while it runs.
+"""
+
+
+def search(arguments: Sequence[str]) -> int:
+    """Search for settings."""
+    flags = list(arguments)
+    if {"-h", "--help"} & set(flags):
+        print(SEARCH_HELP.format(), end="")
+        return 0
+    if flags and flags[0] == "show":
+        return _search_show(flags[1:])
+    base, options = _search_options(flags)
+    from sertune.train.search.run import run_search
+
+    folder = run_search(base, options)
+    if folder is None:
+        return 0
+    from sertune.apps.search import show, write_search
+
+    print(show(write_search(folder)))
+    print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+def _search_options(flags: list[str]) -> tuple[Any, Any]:
+    """The settings that trials start from, and how to search."""
+    from sertune import config as settings
+    from sertune.train.search.options import SearchOptions
+
+    space = _take_value(flags, "--space")
+    minutes = _take_value(flags, "--minutes")
+    trials = _take_value(flags, "--trials")
+    sampler = _take_value(flags, "--sampler") or "gp"
+    for flag in ("--overwrite", "--print-config", "--dry-run"):
+        if any(item.partition("=")[0] == flag for item in flags):
+            raise SertuneError(f"{flag}: is a flag of sertune train, not of sertune search")
+    numbers: dict[str, Any] = {
+        name: _whole(flag, text)
+        for name, flag in (("inner_folds", "--inner-folds"), ("seeds", "--winner-seeds"))
+        if (text := _take_value(flags, flag))
+    }
+    texts: dict[str, Any] = {
+        name: text
+        for name in ("preset", "pruner", "protocol", "storage", "study")
+        if (text := _take_value(flags, f"--{name}"))
+    }
+    unlimited = not trials and (bool(minutes) or sampler == "grid")
+    options = SearchOptions(
+        space=settings.load_yaml(space) if space else {},
+        sampler=sampler,
+        trials=0 if unlimited else _whole("--trials", trials or "15"),
+        minutes=_minutes(minutes) if minutes else 0.0,
+        objectives=tuple(_take_values(flags, "--objectives")),
+        constraints=tuple(_take_values(flags, "--constraints")),
+        given=frozenset(settings.given_keys(flags)),
+        **numbers,
+        **texts,
+    )
+    if trials and options.trials == 0:
+        raise SertuneError("--trials 0: a budget too small for one trial; expected 1 or more")
+    base = settings.from_flags(flags)
+    if not base.data:
+        raise SertuneError("no data: say what to search on with --data, e.g. --data emodb:FOLDER")
+    return base, options
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise SertuneError(f"--minutes {text}: expected a number above 0")
+    return minutes
+
+
+def _take_value(flags: list[str], flag: str) -> str:
+    """Removes a flag with one value; the value, empty if it was not there."""
+    values = _take_values(flags, flag)
+    if len(values) > 1:
+        raise SertuneError(f"{flag}: expected one value, found {len(values)}: {' '.join(values)}")
+    return values[0] if values else ""
+
+
+def _search_show(arguments: Sequence[str]) -> int:
+    """How far a search is."""
+    parser = _parser("search show", "How far a search is, also while it runs.")
+    parser.add_argument("folder", nargs="?", help="the search's folder")
+    parser.add_argument("--storage", default="", help="where the study is, if not in the folder")
+    parser.add_argument("--study", default="", help="its name (default: that of the folder)")
+    parser.add_argument("--json", action="store_true", help="everything as JSON")
+    options = parser.parse_args(arguments)
+    from sertune.apps.search import show_snapshot
+    from sertune.train.search.run import snapshot
+
+    found = snapshot(Path(options.folder) if options.folder else None, options.storage, options.study)
+    print(json.dumps(found, indent=1, ensure_ascii=False) if options.json else show_snapshot(found))
     return 0
 
 
@@ -672,6 +802,7 @@ def demo(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "compare": compare,
+    "search": search,
     "transfer": transfer,
     "evaluate": evaluate,
     "audit": audit,
@@ -716,12 +847,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("stopped; the same command goes on from there" if given[0] in GOES_ON else "stopped", 130)
 
 
-GOES_ON = ("train", "compare", "transfer", "cache", "fetch")
+GOES_ON = ("train", "compare", "search", "transfer", "cache", "fetch")
 """Commands that go on where they were stopped."""
 
 SMALLER = {
     "train": "--train.batch_seconds or --audio.crop",
     "transfer": "--train.batch_seconds or --audio.crop",
+    "search": "--train.batch_seconds or --audio.crop",
     "check": "--max-seconds",
 }
 """What needs less memory, by command."""

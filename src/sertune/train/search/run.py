@@ -1,0 +1,137 @@
+"""`sertune search` from beginning to end, and a look at a search from outside."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from sertune.config import RunConfig, load_yaml
+from sertune.errors import SertuneError
+from sertune.progress import say
+from sertune.train.search.options import SearchOptions
+from sertune.train.search.search import FILE, JOURNAL, Search, open_search, run_trials
+from sertune.train.search.store import (
+    ERROR,
+    SLOT,
+    WORKER,
+    Turns,
+    Worker,
+    beating,
+    latest,
+    open_storage,
+    open_study,
+    patience,
+    shown,
+)
+from sertune.train.search.winner import train_winners, write_results
+
+REPORTING = "report"
+"""Suffix of the study whose one trial is to train what won and to write the report: one worker does it."""
+
+
+def run_search(base: RunConfig, options: SearchOptions) -> Path | None:
+    """Searches, trains what won, tests it, and writes what is known into the folder.
+
+    Args:
+        base: settings that trials start from; ``out`` names the folder.
+        options: how to search.
+
+    Returns:
+        The folder, with ``report.json``; None where another worker writes the report.
+
+    Raises:
+        SertuneError: a mistake in the settings, the space or the data; all trials fail; the storage can't be used.
+    """
+    search = open_search(base, options)
+    run_trials(search)
+    turns = _reporting(search)
+    claim = turns.claim()
+    if claim is None:
+        if not turns.finished():
+            say("All trials are done; another worker trains what won and writes the report into its own folder")
+            return None
+        return _report(search)  # it was written before, perhaps elsewhere, perhaps of fewer trials
+    try:
+        with beating(claim):
+            folder = _report(search)
+    except BaseException:
+        turns.stop(claim)
+        raise
+    turns.complete(claim, [0.0])
+    return folder
+
+
+def _report(search: Search) -> Path:
+    train_winners(search)
+    return write_results(search)
+
+
+def _reporting(search: Search) -> Turns:
+    """The one turn to write the report."""
+    name = f"{search.name}, {REPORTING}"
+    study = open_study(search.storage, name, {"of": search.name}, ["minimize"], search.where)
+    return Turns(search.storage, study, 1, search.worker, search.where)
+
+
+def snapshot(folder: Path | None, storage: str = "", name: str = "") -> dict[str, Any]:
+    """How far a search is: its studies with their trials, as plain data.
+
+    Args:
+        folder: of the search; None where storage and name are given.
+        storage: where its studies are; empty: as the folder says.
+        name: of its studies; empty: that of the folder.
+
+    Raises:
+        SertuneError: no such search.
+    """
+    record: dict[str, Any] = {}
+    if folder is not None:
+        if not (folder / FILE).is_file():
+            raise SertuneError(f"{folder}: no {FILE} in it; expected the folder of a search")
+        record = load_yaml(folder / FILE)
+        name = name or str(record.get("study") or folder.resolve().name)
+    elif not storage or not name:
+        raise SertuneError("search show: name the search's folder, or --storage and --study")
+    where = storage or str(record.get("storage") or (folder or Path()) / JOURNAL)
+    if "***" in where:
+        raise SertuneError(f"the search is in {where}, whose password is not kept; give it with --storage")
+    if "://" not in where and not Path(where).is_file():
+        raise SertuneError(f"storage {where}: no such file; has the search begun?")
+    opened = open_storage(where)
+    with patience(where):
+        names = [own for own in optuna.get_all_study_names(opened) if own == name or own.startswith(f"{name}, fold ")]
+        if not names:
+            raise SertuneError(f"study {name!r} in {shown(where)}: there is none; has the search begun?")
+        studies = [_study(optuna.load_study(study_name=own, storage=opened)) for own in names]
+    budget = record.get("trials") or None
+    return {"name": name, "storage": shown(where), "budget": budget, "studies": studies}
+
+
+def _study(study: optuna.Study) -> dict[str, Any]:
+    worker = Worker.here()
+    rows = []
+    for trial in latest(study.get_trials(deepcopy=False)):
+        owner = trial.user_attrs.get(WORKER) or {}
+        rows.append(
+            {
+                "trial": trial.number,
+                "slot": trial.user_attrs.get(SLOT),
+                "state": trial.state.name.lower(),
+                "values": trial.values if trial.state == TrialState.COMPLETE else None,
+                "parameters": dict(trial.params),
+                "error": trial.user_attrs.get(ERROR),
+                "worker": owner.get("name"),
+                "dead": bool(trial.state == TrialState.RUNNING and owner and worker.knows_dead(owner)),
+                "began": trial.datetime_start.isoformat() if trial.datetime_start else None,
+                "ended": trial.datetime_complete.isoformat() if trial.datetime_complete else None,
+                "feasible": all(value <= 0 for value in trial.constraints.values()),
+            }
+        )
+    record = study.user_attrs.get("sertune", {})
+    return {
+        "study": study.study_name,
+        "objectives": record.get("objectives", ["score"]),
+        "directions": [direction.name.lower() for direction in study.directions],
+        "trials": rows,
+    }
