@@ -395,17 +395,23 @@ def find_speechbrain(name: str, local: bool) -> SpeechBrainModel | None:
     """
     folder = Path(name)
     if folder.exists():
-        theirs = (folder / ENCODER).is_file() or ((folder / SETTINGS).is_file() and not _is_transformers(folder))
+        others = _names_model(folder / CONFIG) and any([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+        theirs = (folder / ENCODER).is_file() or ((folder / SETTINGS).is_file() and not others)
         return SpeechBrainModel(name, folder) if theirs else None
     settings = downloaded(name, SETTINGS, local)
-    return SpeechBrainModel(name, settings.parent, local) if settings is not None else None
+    if settings is None:
+        return None
+    config = downloaded(name, CONFIG, local, settings.parent.name)
+    if config is not None and _names_model(config) and downloaded(name, ENCODER, local, settings.parent.name) is None:
+        return None  # a transformers model with settings of something else beside
+    return SpeechBrainModel(name, settings.parent, local)
 
 
-def _is_transformers(folder: Path) -> bool:
-    """Whether a folder holds a transformers model; SpeechBrain's ``config.json`` names no model."""
+def _names_model(config: Path) -> bool:
+    """Whether a ``config.json`` is that of a transformers model; SpeechBrain's names no model."""
     try:
-        return "model_type" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, TypeError, ValueError):
         return False
 
 
