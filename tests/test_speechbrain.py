@@ -211,6 +211,14 @@ def test_the_shapes_of_published_sizes_are_enough(recogniser: Path) -> None:
     assert "assumed its architecture and normalised samples as published" in encoder.features.assumed
 
 
+def test_a_base_model_that_can_not_be_had_does_no_harm(recogniser: Path, tmp_path: Path) -> None:
+    expected = load_encoder(str(recogniser), check=False).digest
+    for name in ("x" * 5000, "no name", "../../nowhere", "null"):
+        folder = shutil.copytree(recogniser, tmp_path / "copy", dirs_exist_ok=True)
+        edit(folder, "wav2vec2_hub: facebook/wav2vec2-base", f"wav2vec2_hub: {name}")
+        assert load_encoder(str(folder), check=False).digest == expected
+
+
 def test_another_size_needs_its_configuration(copy: Path) -> None:
     encoder = load_encoder(str(copy))
     assert encoder.model.config.num_attention_heads == 4  # type: ignore[union-attr]
@@ -414,6 +422,30 @@ ENCODER_MISTAKES: list[tuple[Damage, str]] = [
     ),
     (lambda f: (f / "preprocessor_config.json").write_text("["), "preprocessor_config.json: damaged"),
 ]
+DERIVED_MISTAKES: list[tuple[Damage, str]] = [
+    (
+        lambda f: change(f, "wav2vec2.ckpt", **{"model.encoder.layers.0.feed_forward.intermediate_dense.weight": None}),
+        "wav2vec2.ckpt: misses the weights model.encoder.layers.0.feed_forward.intermediate_dense.weight",
+    ),
+    (
+        lambda f: change(f, "wav2vec2.ckpt", **{"model.feature_extractor.conv_layers.3.conv.weight": torch.ones(2)}),
+        "model.feature_extractor.conv_layers.3.conv.weight has shape (2,), expected 3 dimensions",
+    ),
+    (
+        lambda f: change(
+            f, "wav2vec2.ckpt", **{"model.feature_extractor.conv_layers.7.conv.weight": torch.ones(9, 9, 9)}
+        ),
+        "wav2vec2.ckpt: no published size of wav2vec 2.0 (width 768, convolutions of [10, 3, 3, 3, 3, 2, 2, 9])",
+    ),
+    (
+        lambda f: change(f, "wav2vec2.ckpt", **{"model.encoder.layers.999999.x": torch.ones(1)}),
+        "wav2vec2.ckpt: misses the weights model.encoder.layers.2.",
+    ),
+    (
+        lambda f: change(f, "wav2vec2.ckpt", **{"model.encoder.layer_norm.bias": torch.ones(767)}),
+        "model.encoder.layer_norm.bias has shape (767,), expected (768,)",
+    ),
+]
 HEAD_MISTAKES: list[tuple[Damage, str]] = [
     (lambda f: torch.save({"x": torch.ones(1)}, f / "model.ckpt"), "model.ckpt: misses the weights 0.w.weight"),
     (
@@ -476,6 +508,18 @@ def test_an_encoder_that_is_damaged_is_one_clear_line(damage: Damage, words: str
         assert words in str(error.value)
         assert str(copy) in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("damage", "words"), DERIVED_MISTAKES, ids=[words[-40:] for _, words in DERIVED_MISTAKES])
+def test_where_shapes_tell_the_architecture_damage_is_one_clear_line(
+    damage: Damage, words: str, recogniser: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(recogniser, tmp_path / "copy")
+    damage(copy)
+    with pytest.raises(SertuneError) as error:
+        load_encoder(str(copy))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("damage", "words"), HEAD_MISTAKES, ids=[words[:60] for _, words in HEAD_MISTAKES])

@@ -163,7 +163,7 @@ class SpeechBrainModel:
         assert isinstance(found, Tagged)
         options = found.value or {}
         if not isinstance(options, dict):
-            raise SertuneError(f"{self._where(SETTINGS)}: {key}: expected options by name, found {options}")
+            raise SertuneError(f"{self._where(SETTINGS)}: {key}: expected options by name, found {options!r:.60}")
         if strange := [option for option in options if option not in known]:
             raise SertuneError(
                 f"{self._where(SETTINGS)}: {key} has the option {strange[0]}, which sertune does not know "
@@ -174,13 +174,13 @@ class SpeechBrainModel:
     def _flag(self, key: str, options: dict[str, Any], name: str, default: bool) -> bool:
         value = self._plain(options.get(name, default))
         if not isinstance(value, bool):
-            raise SertuneError(f"{self._where(SETTINGS)}: {key}.{name}: expected True or False, found {value!r}")
+            raise SertuneError(f"{self._where(SETTINGS)}: {key}.{name}: expected True or False, found {value!r:.60}")
         return value
 
     def _count(self, key: str, value: Any) -> int:
         value = self._plain(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SertuneError(f"{self._where(SETTINGS)}: {key}: expected a whole number above 0, found {value!r}")
+            raise SertuneError(f"{self._where(SETTINGS)}: {key}: expected a whole number above 0, found {value!r:.60}")
         return value
 
     # -- encoder -------------------------------------------------------------------------------------------------
@@ -197,15 +197,15 @@ class SpeechBrainModel:
         """
         from transformers import Wav2Vec2Model
 
-        weights = self._encoder_weights()
+        options, weights = self._options, self._encoder_weights()
         known = self._own_config() or self._base.config
         config = known or self._derived_config(weights)
         if config.model_type != "wav2vec2":
-            source = self._plain(self._options.get("source"))
+            source = self._plain(options.get("source"))
             raise SertuneError(
                 f"{self._where(SETTINGS)}: its base {source} is a {config.model_type}, expected wav2vec2"
             )
-        config.output_norm = self._flag("wav2vec2", self._options, "output_norm", False)
+        config.output_norm = self._flag("wav2vec2", options, "output_norm", False)
         try:
             with torch.device("meta"):  # no time is spent on random weights
                 model: nn.Module = Wav2Vec2Model(config)
@@ -267,16 +267,19 @@ class SpeechBrainModel:
 
         where = self._where(ENCODER)
 
-        def shape(name: str) -> tuple[int, ...]:
+        def shape(name: str, rank: int) -> tuple[int, ...]:
             if PREFIX + name not in weights:
                 raise SertuneError(f"{where}: misses the weights {PREFIX + name}; the model would be partly random")
-            return tuple(weights[PREFIX + name].shape)
+            found = tuple(weights[PREFIX + name].shape)
+            if len(found) != rank or 0 in found:
+                raise SertuneError(f"{where}: {PREFIX + name} has shape {found}, expected {rank} dimensions")
+            return found
 
         front, layers = "feature_extractor.conv_layers", "encoder.layers"
-        convolutions = [shape(f"{front}.{number}.conv.weight") for number in range(self._counted(weights, front))]
-        kernels = tuple(size[-1] for size in convolutions if len(size) == 3)
-        positions = shape("encoder.pos_conv_embed.conv.parametrizations.weight.original1")
-        width = positions[0] if len(positions) == 3 else 0
+        convolutions = [shape(f"{front}.{number}.conv.weight", 3) for number in range(self._counted(weights, front))]
+        kernels = tuple(size[2] for size in convolutions)
+        positions = shape("encoder.pos_conv_embed.conv.parametrizations.weight.original1", 3)
+        width = positions[0]
         if kernels != KERNELS or width not in ATTENTION_HEADS or width % positions[1]:
             raise SertuneError(
                 f"{where}: no published size of wav2vec 2.0 (width {width}, convolutions of {list(kernels)}), so that "
@@ -287,7 +290,7 @@ class SpeechBrainModel:
             hidden_size=width,
             num_hidden_layers=self._counted(weights, layers),
             num_attention_heads=ATTENTION_HEADS[width],
-            intermediate_size=shape(f"{layers}.0.feed_forward.intermediate_dense.weight")[0],
+            intermediate_size=shape(f"{layers}.0.feed_forward.intermediate_dense.weight", 2)[0],
             conv_dim=[size[0] for size in convolutions],
             conv_kernel=list(KERNELS),
             conv_stride=list(STRIDES),
@@ -373,14 +376,18 @@ class _Base:
     def look_up(source: str) -> "_Base":
         from transformers import AutoConfig, AutoFeatureExtractor
 
-        options = {"trust_remote_code": False, "local_files_only": Path(source).exists() or not hub_answers(source)}
-        found: list[Any] = []
-        for kind in (AutoConfig, AutoFeatureExtractor):
+        def read(kind: Any, local: bool) -> Any:
             try:
-                found.append(kind.from_pretrained(source, **options))
+                return kind.from_pretrained(source, trust_remote_code=False, local_files_only=local)
             except Exception:  # it need not be there: the folder is enough
-                found.append(None)
-        return _Base(*found)
+                return None
+
+        try:
+            here = Path(source).exists()
+        except OSError:  # too long for a name
+            return _Base()
+        local = here or not hub_answers(source)
+        return _Base(read(AutoConfig, local), read(AutoFeatureExtractor, local))
 
 
 def find_speechbrain(name: str, local: bool) -> SpeechBrainModel | None:
