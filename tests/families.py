@@ -1,4 +1,4 @@
-"""Tiny random encoders of every supported family, saved as transformers folders."""
+"""Tiny random encoders of every supported family, saved as transformers folders, or as SpeechBrain saves its own."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +27,8 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperModel,
 )
+
+from speechbrain_folder import uneven, write_speechbrain
 
 LAYERS, WIDTH = 3, 32
 
@@ -96,6 +98,7 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "w2v-bert": _w2v_bert("relative_key"),
     "w2v-bert-relative": _w2v_bert("relative"),
     "whisper": _whisper,
+    "speechbrain": _raw(Wav2Vec2Model, Wav2Vec2Config),
 }
 
 
@@ -104,10 +107,9 @@ def save_family(family: str, folder: Path, seed: int = 0) -> str:
     torch.manual_seed(seed)
     model: Any
     model, extractor = FAMILIES[family]()
-    with torch.no_grad():  # random norms and biases, so that nothing is the identity by chance
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+    uneven(model)
+    if family == "speechbrain":
+        return str(write_speechbrain(folder, model, config=True))
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     return str(folder)

@@ -17,7 +17,7 @@ def load(path: "str | Path", *, encoder: str | None = None) -> "Predictor":
     """A saved model, ready to predict: ``sertune.load("RUN").predict("a.wav")``.
 
     Args:
-        path: a run folder or its ``model/``.
+        path: a run folder or its ``model/``; or a model of SpeechBrain, its folder or its name on the hub.
         encoder: where the base encoder is now, if it moved.
 
     Raises:

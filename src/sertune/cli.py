@@ -372,7 +372,7 @@ def _whole(flag: str, text: str) -> int:
 def evaluate(arguments: Sequence[str]) -> int:
     """Score a saved model on labelled data."""
     parser = _parser("evaluate", "Score a saved model on labelled data.")
-    parser.add_argument("model", help="a run folder, or its model/")
+    parser.add_argument("model", help="a run folder, its model/, or a model of SpeechBrain: its folder or hub name")
     parser.add_argument("--data", action="append", required=True, help="as for train; repeatable")
     parser.add_argument("--out", required=True, help="folder for report.json, report.html and predictions.parquet")
     _add_label_map(parser)
@@ -416,7 +416,7 @@ def _add_adapt(parser: argparse.ArgumentParser) -> None:
 def audit(arguments: Sequence[str]) -> int:
     """Fairness and robustness of a saved model."""
     parser = _parser("audit", "How a saved model treats groups of people, and what it makes of distorted speech.")
-    parser.add_argument("model", help="a run folder, or its model/")
+    parser.add_argument("model", help="a run folder, its model/, or a model of SpeechBrain: its folder or hub name")
     parser.add_argument("--data", action="append", required=True, help="as for train; repeatable")
     parser.add_argument("--out", required=True, help="folder for report.json, report.html and predictions.parquet")
     parser.add_argument(
@@ -456,7 +456,7 @@ def audit(arguments: Sequence[str]) -> int:
 def predict(arguments: Sequence[str]) -> int:
     """Predict files and folders with a saved model."""
     parser = _parser("predict", "Predict files and folders with a saved model.")
-    parser.add_argument("model", help="a run folder, or its model/")
+    parser.add_argument("model", help="a run folder, its model/, or a model of SpeechBrain: its folder or hub name")
     parser.add_argument("files", nargs="*", help="audio files, or folders with audio")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")

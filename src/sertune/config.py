@@ -379,7 +379,7 @@ class RunConfig:
     weights: list[float] = field(default_factory=list)
     """Sampling weight of each `--data`, in their order: shares of the clips of an epoch. Empty: all clips alike."""
     encoder: str = "builtin"
-    """A hub name, a folder, or `builtin`."""
+    """A hub name, a folder (of transformers or SpeechBrain), or `builtin`."""
     target: TargetConfig = field(default_factory=TargetConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     head: HeadConfig = field(default_factory=HeadConfig)

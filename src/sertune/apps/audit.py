@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from sertune import __version__
-from sertune.apps.evaluate import check_out, scorable, scored_task, seen_clips
+from sertune.apps.evaluate import UNKNOWN_TRAINING, check_out, scorable, scored_task, seen_clips, training_data
 from sertune.apps.predict import outputs_of
 from sertune.apps.report import MINUS, NONE, Axis, Strip, bracket, metric_name, number, plain, seconds, template
 from sertune.data.audio import read_audio, samples_digest
@@ -138,7 +138,7 @@ def audit(
     fair = _fairness(table, task, divided, explicit=groups is not None, seed=seed)
     robust = _robustness(model, kept, encoded, table, task, tried, possible, seed)
     seen = _seen(model, tried.digests)
-    trained_on = model.info.get("data", "unknown data")
+    trained_on = training_data(model)
     report = {
         "format": 1,
         "sertune": __version__,
@@ -263,7 +263,9 @@ def _sample(manifest: Manifest, model: EmotionModel, clips: int, seed: int) -> N
 
 
 def _seen(model: EmotionModel, digests: Sequence[str]) -> list[str]:
-    """A warning where the model was trained on these clips."""
+    """A warning where the model was trained on these clips, or where nobody can tell."""
+    if "digests" not in model.info:
+        return [f"{UNKNOWN_TRAINING}, and gaps and drops on clips that it has learnt may be smaller than on new ones"]
     count = seen_clips(model, digests)
     if not count:
         return []

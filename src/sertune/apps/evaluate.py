@@ -49,6 +49,7 @@ ABSENT: Final = {
     "drop": "it is taken out of the model's labels",
 }
 """What becomes of a class of the model that the data lacks."""
+UNKNOWN_TRAINING: Final = "it is not recorded what the model was trained on; clips and speakers here may be among it"
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def evaluate(
     It appears when it is complete. With adaptation ``metrics`` are those of the adapted model, and ``plain`` holds
     those of the model as it is, beside the paired difference.
 
+    Where it is not recorded what the model was trained on, nothing is said of its speakers, and a warning stands there.
+
     A model of opinions is scored by distributions, too, where the data has single ratings; where it has a consensus
     alone, by that. One that predicts annotators is scored on the single ratings (``ratings.parquet``), unless it is
     adapted: annotators whom it has not met are predicted as the average one.
@@ -131,7 +134,7 @@ def evaluate(
     if options.absent not in ABSENT:
         raise unknown("policy", options.absent, ABSENT)
     began = time.perf_counter()
-    trained_on = model.info.get("data", "unknown data")
+    trained_on = training_data(model)
     chosen, warnings = scorable(data.manifest, model.target)
     chosen, said = _told_apart(model, chosen)
     warnings = [*warnings, *said]
@@ -160,7 +163,7 @@ def evaluate(
             "text": f"a saved model, trained on {trained_on}, scored on all of {chosen.name}",
             "split": "evaluate",
             "folds": 1,
-            "speaker_independent": not seen["speakers"] and not seen["clips"],
+            "speaker_independent": not seen["speakers"] and not seen["clips"] if seen is not None else None,
             "selection": "none: the model is as it was saved",
             "interval": interval,
             "adaptation": METHODS[options.adapt],
@@ -507,21 +510,31 @@ def _beside(score: _Scorer, table: pd.DataFrame, options: Options, allowed: Tens
     return found
 
 
+def training_data(model: EmotionModel) -> str:
+    """What a model was trained on, in words; where that is not recorded, where the model is from."""
+    source = model.info.get("source")
+    return str(model.info.get("data") or (f"unknown data ({source})" if source else "unknown data"))
+
+
 def seen_clips(model: EmotionModel, digests: Sequence[str]) -> int:
     """How many clips, named by their digests, were in the model's training or dev part."""
     known = set(model.info.get("digests", []))
     return sum(digest in known for digest in digests)
 
 
-def _seen(model: EmotionModel, frame: pd.DataFrame, digests: Sequence[str]) -> dict[str, int]:
-    """How many clips and speakers were in the model's training or dev part."""
+def _seen(model: EmotionModel, frame: pd.DataFrame, digests: Sequence[str]) -> dict[str, int] | None:
+    """How many clips and speakers were in the model's training or dev part; None where that is not recorded."""
+    if "digests" not in model.info:
+        return None
     names = set(model.info.get("speakers", [])) if model.info.get("data") else set()
     clips = seen_clips(model, digests)
     speakers = len(names & set(frame["speaker"].dropna())) if clips else 0
     return {"clips": clips, "speakers": speakers}
 
 
-def _seen_warnings(seen: dict[str, int], total: int) -> list[str]:
+def _seen_warnings(seen: dict[str, int] | None, total: int) -> list[str]:
+    if seen is None:
+        return [f"{UNKNOWN_TRAINING}, so this may be no test"]
     if not seen["clips"]:
         return []
     return [

@@ -184,10 +184,10 @@ class Predictor:
 
 
 def load(path: str | Path, *, encoder: str | None = None) -> Predictor:
-    """A saved model by its run folder or its ``model/``.
+    """A saved model by its run folder or its ``model/``, or one that SpeechBrain trained.
 
     Args:
-        path: the folder.
+        path: the folder; of SpeechBrain's models also their name on the hub.
         encoder: where the base encoder is now, if it moved.
 
     Raises:

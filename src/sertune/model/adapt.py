@@ -86,8 +86,8 @@ def adapted_outputs(model: EmotionModel, data: Unlabelled, method: str, allowed:
         raise SertuneError(f"adapt {method}: needs at least two clips of the new corpus; with one there is no spread")
     if not bool(model.head.source_mean.isfinite().all()):
         raise SertuneError(
-            f"adapt {method}: the model was saved by an earlier sertune without the statistics of its training clips; "
-            "train it again"
+            f"adapt {method}: the model has no statistics of its training clips, as it was saved by an earlier sertune "
+            "or is SpeechBrain's; train one with sertune"
         )
     groups = _groups(data) if method == "speaker" else torch.zeros(len(data.speakers), dtype=torch.long)
     standard = _standardised(data.vectors.head.flatten(1), groups[data.owner])

@@ -17,10 +17,12 @@ from sertune.errors import SertuneError
 from sertune.files import replacing
 from sertune.model.encoder import Encoder, half_where_autocast, load_encoder
 from sertune.model.head import Head
+from sertune.model.loading import hub_answers
 from sertune.model.methods import apply_methods
 from sertune.model.methods.lora import is_update, load_adapter, save_adapter
 from sertune.model.raters import RaterLayer
-from sertune.model.targets import JoinedTarget, RaterLabelTarget, RaterTarget, Target, target_from
+from sertune.model.speechbrain import SpeechBrainModel, find_speechbrain
+from sertune.model.targets import CategoryTarget, JoinedTarget, RaterLabelTarget, RaterTarget, Target, target_from
 from sertune.model.targets.joined import JoinedLayer
 
 FORMAT = 1
@@ -340,19 +342,25 @@ def find_model(path: str | Path) -> Path:
         SertuneError: neither has one.
     """
     folder = Path(path)
-    for candidate in (folder, folder / "model"):
-        if (candidate / "model.json").is_file() and (candidate / "model.safetensors").is_file():
-            return candidate
+    found = next((candidate for candidate in (folder, folder / "model") if _holds_model(candidate)), None)
+    if found is not None:
+        return found
     if not folder.exists():
-        raise SertuneError(f"{path}: no such model folder; give a run folder of sertune train, or its model/")
+        raise SertuneError(
+            f"{path}: no such model folder; give a run folder of sertune train, its model/, or a model of SpeechBrain"
+        )
     raise SertuneError(f"{path}: no model.json and model.safetensors in it or in its model/; is the run finished?")
 
 
+def _holds_model(folder: Path) -> bool:
+    return (folder / "model.json").is_file() and (folder / "model.safetensors").is_file()
+
+
 def load_model(path: str | Path, *, encoder: str | None = None, device: str = "cpu") -> EmotionModel:
-    """A saved model.
+    """A saved model, or one that SpeechBrain trained (`sertune.model.speechbrain`).
 
     Args:
-        path: a run folder or its ``model/``.
+        path: a run folder or its ``model/``; or a folder in SpeechBrain's layout, or its name on the hub.
         encoder: where the base encoder is now, if it moved.
         device: where to put it.
 
@@ -362,6 +370,13 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    theirs = _speechbrain(path)
+    if theirs is not None:
+        if encoder is not None:
+            raise SertuneError(
+                f"--encoder {encoder}: {path} is a model of SpeechBrain and holds its encoder; leave it out"
+            )
+        return _from_speechbrain(theirs).to(device).eval()
     folder = find_model(path)
     spec, trained_on, info = _read_description(folder / "model.json")
     try:
@@ -381,6 +396,49 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
         raise SertuneError(f"{folder}: {error}") from None
     model.info = info
     return model.to(device).eval()
+
+
+def _speechbrain(path: str | Path) -> SpeechBrainModel | None:
+    """The model in SpeechBrain's layout in a folder, or on the hub; None where the name can be neither.
+
+    Only ``ORGANISATION/NAME`` is looked for on the hub, and not where a folder ORGANISATION is here: then it is taken
+    for a path, and a slip in the name of a run is not sent to the hub.
+
+    Raises:
+        SertuneError: there is no such model, or its settings can't be read.
+    """
+    name, folder = str(path), Path(path)
+    if folder.exists():
+        return None if _holds_model(folder) else find_speechbrain(name, local=True)
+    if len(folder.parts) != 2 or folder.is_absolute() or name.startswith((".", "~")) or folder.parent.exists():
+        return None
+    away = not hub_answers(name)
+    found = find_speechbrain(name, local=away)
+    if found is None:
+        why = "was downloaded before, and the model hub can't be reached" if away else "is on the hub"
+        raise SertuneError(
+            f"{name}: no such model folder, and no model of SpeechBrain with that name {why}; give a run folder of "
+            "sertune train, or its model/"
+        )
+    return found
+
+
+def _from_speechbrain(theirs: SpeechBrainModel) -> EmotionModel:
+    """The mean of the last layer's frames and a linear layer, on samples as they are."""
+    classifier = theirs.classifier()
+    encoder = Encoder(*theirs.encoder(), theirs.name)
+    if classifier.weight.shape[1] != encoder.width:
+        raise SertuneError(
+            f"{theirs.name}: its head reads {classifier.weight.shape[1]} channels, the encoder has {encoder.width}"
+        )
+    head, audio = HeadConfig(mix="last", dropout=0.0), AudioConfig(silence=0.0, level=0.0)
+    spec = ModelSpec(theirs.name, MethodConfig("frozen"), head, CategoryTarget(classifier.labels), audio)
+    model = EmotionModel(encoder, spec)
+    model.head.start_from(classifier.weight, classifier.bias)
+    for unknown in (model.head.source_mean, model.head.source_spread):  # only adaptation needs them
+        unknown.fill_(torch.nan)
+    model.info = {"source": f"SpeechBrain model {theirs.name}"}
+    return model
 
 
 def _updates(model: EmotionModel, folder: Path) -> dict[str, Tensor]:

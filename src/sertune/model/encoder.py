@@ -5,8 +5,9 @@ ends the model's own forward there and gives the states that enter it and the ke
 (``front``). From then on the layers are called one by one (``replay``): on one unpadded clip; on packed clips, one
 sequence without padding, where the family calls its attention through transformers' interface (`attention.py`); or on
 a padded batch, for which the keyword inputs are rebuilt by four rules (`_masks`). What the model calls after its
-last layer (a final norm, an upsampling) is found by watching one forward pass. On loading, the split is compared with
-the whole model.
+last layer (a final norm, an upsampling) is found by watching one forward pass. Where the model's configuration says
+``output_norm``, as those of SpeechBrain's models do, the output of each clip is normalised as a whole after that. On
+loading, the split is compared with the whole model.
 """
 
 import hashlib
@@ -31,9 +32,12 @@ from sertune.model.dropout import FastDropout
 from sertune.model.features import Features, load_features
 from sertune.model.loading import UNUSED, check_weights, explain, hub_answers
 from sertune.model.prompt import PROMPT, Prompt
+from sertune.model.speechbrain import find_speechbrain
 
 LOUDEST = 1e6
 """Largest sample, full scale 1.0, that is taken for audio; 16-bit numbers as floats, a slip that does no harm, pass."""
+NORM_EPS = 1e-5
+"""Added to the variance in `normalised`."""
 SPLIT_TOLERANCE = 1e-4
 """Largest difference between the split and the whole model, relative to the size of the states."""
 SHORT_CLIP_SECONDS = 0.5
@@ -73,6 +77,8 @@ class Encoder(nn.Module):
         packs: whether the layers take packed states; others want padded ones.
         kernel: how packed states are attended to.
         checkpointing: whether layers that train are computed again for the backward pass, to save memory.
+        output_norm: whether the output of each clip is brought to zero mean and unit variance over all its frames and
+            channels (`normalised`); from the model's configuration.
     """
 
     def __init__(self, model: nn.Module, features: Features, name: str, *, check: bool = True) -> None:
@@ -80,6 +86,7 @@ class Encoder(nn.Module):
         self.model = model.eval()
         self.features = features
         self.name = name
+        self.output_norm = bool(getattr(model.config, "output_norm", False))
         self._layers_path, layers = _find_layers(model, name)
         self.depth = len(layers)
         self.cut = self.depth
@@ -233,6 +240,8 @@ class Encoder(nn.Module):
                     continue
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().contiguous().float().numpy().tobytes())
+            if self.output_norm:  # the same weights without it are another encoder
+                digest.update(b"output_norm")
             self._digest = digest.hexdigest()
         return self._digest
 
@@ -381,7 +390,8 @@ class Encoder(nn.Module):
             frames = states.shape[1]
             states = module(states)
             lengths = lengths * (states.shape[1] // frames)
-        return LayerStates(states, lengths, last.packed)
+        made = LayerStates(states, lengths, last.packed)
+        return normalised(made) if self.output_norm else made
 
     def _layer_inputs(self, entering: LayerStates, bias: Tensor | None = None) -> dict[str, Any]:
         """The keyword inputs of a layer.
@@ -468,11 +478,10 @@ class Encoder(nn.Module):
         return caught
 
     def _whole(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The model's own forward, (B, T, D)."""
-        if self._is_whisper():
-            return self._whole_whisper(**inputs)
-        output: Tensor = self.model(**inputs).last_hidden_state
-        return output
+        """The model's own forward, (B, T, D); where its output is normalised, of clips without padding."""
+        whisper = self._is_whisper()
+        output: Tensor = self._whole_whisper(**inputs) if whisper else self.model(**inputs).last_hidden_state
+        return nn.functional.layer_norm(output, output.shape[1:]) if self.output_norm else output
 
     def _is_whisper(self) -> bool:
         config: Any = self.model.config
@@ -675,6 +684,24 @@ def mean_and_std(layer: LayerStates) -> Tensor:
     return torch.cat([mean, (variance + 1e-12).sqrt()], dim=1)
 
 
+def normalised(layer: LayerStates) -> LayerStates:
+    """Each clip with zero mean and unit variance over all its frames and channels together.
+
+    ``layer_norm(clip, clip.shape)`` of every clip without its padding, with torch's default eps. SpeechBrain normalises
+    what it has in a batch, padding included; here no clip depends on the others.
+    """
+    mean, spread = mean_and_std(layer).chunk(2, dim=1)
+    centre = mean.mean(1, keepdim=True)
+    variance = (spread.square() + (mean - centre).square()).mean(1, keepdim=True)
+    scale = (variance + NORM_EPS).rsqrt()
+    if layer.packed:
+        centre, scale = (torch.repeat_interleave(part, layer.lengths, dim=0)[None] for part in (centre, scale))
+    else:
+        centre, scale = centre[:, None], scale[:, None]
+    states = (layer.states.float() - centre) * scale
+    return LayerStates(states.to(layer.states.dtype), layer.lengths, layer.packed)
+
+
 def _close(split: Tensor, whole: Tensor) -> bool:
     scale = max(float(whole.abs().max()), 1.0)
     return bool(float((split - whole).abs().max()) <= SPLIT_TOLERANCE * scale)
@@ -705,7 +732,7 @@ def _attends(layer: nn.Module) -> bool:
 
 
 def load_encoder(name: str, *, check: bool = True) -> Encoder:
-    """An encoder by hub name, by folder, or ``builtin``.
+    """An encoder by hub name, by folder (of transformers or SpeechBrain), or ``builtin``.
 
     Raises:
         SertuneError: no such folder or model, no speech encoder, weights missing or unexpected.
@@ -716,6 +743,9 @@ def load_encoder(name: str, *, check: bool = True) -> Encoder:
         model, features = build_builtin(name)
         return Encoder(model, features, name, check=check)
     local = Path(name).exists() or not hub_answers(name)
+    theirs = find_speechbrain(name, local)
+    if theirs is not None:
+        return Encoder(*theirs.encoder(), name, check=check)
     model = _load_transformers(name, local)
     try:
         return Encoder(model, load_features(name, model, local), name, check=check)

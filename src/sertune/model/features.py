@@ -16,10 +16,12 @@ class Features:
     """One clip's samples as the model's keyword inputs, never padded.
 
     Args:
-        extractor: a transformers feature extractor.
+        extractor: a transformers feature extractor. Where it has ``wave_norm_eps``, samples are normalised as
+            SpeechBrain does it, with a larger eps than the extractor's own, which changes quiet clips.
         assumed: a sentence for the report where the folder did not say how to prepare audio.
 
     Attributes:
+        wave_norm_eps: added to the variance of the samples; 0: the extractor normalises, if it does.
         silence: longest silence in seconds that is kept at either end; 0 keeps all.
         level: RMS level in dB of full scale that every clip is brought to; 0 leaves it as it is.
     """
@@ -29,6 +31,7 @@ class Features:
         self.rate = int(extractor.sampling_rate)
         self.hop = int(getattr(extractor, "hop_length", 0))
         self.assumed = assumed
+        self.wave_norm_eps = float(getattr(extractor, "wave_norm_eps", 0.0))
         self.silence = 0.0
         self.level = 0.0
 
@@ -43,6 +46,8 @@ class Features:
             audio = at_level(audio, self.level)
         # mel spectra are float32 whatever the precision of the model
         with torch.autocast("cpu", enabled=False):
+            if self.wave_norm_eps:
+                return {"input_values": whitened(audio, self.wave_norm_eps)[None]}
             made = self.extractor(audio, **options)
         key = "input_values" if "input_values" in made else "input_features"
         return {key: made[key].to(torch.float32)}
@@ -69,6 +74,12 @@ def at_level(audio: np.ndarray, level: float) -> np.ndarray:
     """Samples (N,) with an RMS of ``level`` dB of full scale; silence stays silence."""
     rms = float(np.sqrt(np.square(audio, dtype=np.float64).mean())) if len(audio) else 0.0
     return audio if rms == 0 else (audio * (10 ** (level / 20) / rms)).astype(np.float32)
+
+
+def whitened(audio: np.ndarray, eps: float) -> Tensor:
+    """Samples (N,) with zero mean and unit variance, ``layer_norm`` over all of them, (N,) float32."""
+    samples = torch.tensor(audio, dtype=torch.float32)
+    return nn.functional.layer_norm(samples, samples.shape, eps=eps)
 
 
 def load_features(name: str, model: nn.Module, local: bool = True) -> Features:

@@ -1,9 +1,14 @@
 """Whether a checkpoint really filled the encoder, and errors of loading in one line."""
 
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sertune.errors import SertuneError
 
@@ -34,8 +39,58 @@ def check_weights(name: str, model: nn.Module, info: dict[str, Any]) -> None:
         ("has encoder weights of another shape than config.json says:", mismatched),
     ):
         if keys:
-            shown = ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise SertuneError(f"encoder {name}: the checkpoint {what} {shown}; the model would be partly random")
+            raise SertuneError(f"encoder {name}: the checkpoint {what} {_some(keys)}; the model would be partly random")
+
+
+def check_all(where: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor]) -> None:
+    """Raises `SertuneError` unless weights are exactly those that a model has: none missing, none left over.
+
+    Args:
+        where: they come from, for the message.
+        expected: name -> shape.
+        found: name -> weight.
+    """
+    if missing := [name for name in expected if name not in found]:
+        raise SertuneError(f"{where}: misses the weights {_some(missing)}; the model would be partly random")
+    if strange := [name for name in found if name not in expected]:
+        raise SertuneError(f"{where}: has unexpected weights {_some(strange)}; it belongs to another model")
+    for name, shape in expected.items():
+        if tuple(found[name].shape) != tuple(shape):
+            raise SertuneError(f"{where}: {name} has shape {tuple(found[name].shape)}, expected {tuple(shape)}")
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def read_weights(file: Path, where: str) -> dict[str, Tensor]:
+    """The weights in a pickled checkpoint, on the CPU. No code in it is run.
+
+    Args:
+        file: as `torch.save` writes it.
+        where: its name in messages.
+
+    Raises:
+        SertuneError: it is damaged, or holds anything but weights by name.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that torch did not write
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of pickle, zip or torch, whatever the damage hits
+        more = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if more is not None:
+            raise SertuneError(
+                f"{where}: holds more than weights ({more[1]}); sertune reads weights alone and runs no code in files"
+            ) from None
+        kind = type(error).__name__
+        raise SertuneError(f"{where}: damaged, cut off or no checkpoint ({kind}); copy it again") from None
+    if not isinstance(found, dict) or not found:
+        raise SertuneError(f"{where}: expected weights by name, found {type(found).__name__ if found else 'nothing'}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise SertuneError(f"{where}: expected weights by name, found {type(value).__name__} under {name!r}")
+    return found
 
 
 def explain(name: str, error: Exception) -> SertuneError:
@@ -81,6 +136,33 @@ def hub_answers(name: str) -> bool:
         status = getattr(getattr(error, "response", None), "status_code", 500)
         return bool(status < 500)  # it answers that there is no such model, which transformers then says
     return True
+
+
+def downloaded(name: str, file: str, local: bool, revision: str | None = None) -> Path | None:
+    """A file of a model on the hub, downloaded now or before.
+
+    Args:
+        name: of the model.
+        file: in it.
+        local: whether to look only in what was downloaded before.
+        revision: a commit; the newest if not given.
+
+    Returns:
+        Where it is; None where the model has no such file, or there is no such model, or, with ``local``, it was not
+        downloaded.
+
+    Raises:
+        SertuneError: the download failed.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=local))
+    except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError):
+        return None
+    except Exception as error:  # of the HTTP library, or a full disk
+        raise explain(name, error) from error
 
 
 def _decoder(key: str) -> bool:
