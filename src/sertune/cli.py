@@ -232,6 +232,9 @@ goes on after a stop, also with more trials; given on several machines with one 
                         size. Several give the Pareto front. (default: the score)
   --constraints C ...   Such as 'latency<20' (ms) 'size<10' (MiB).
   --winner-seeds N      Seeds with which the winner is trained. (default: 3)
+  --workers N           Trials side by side on this machine, sharing its threads. With several the order in which they
+                        end decides what is tried next; 1 gives the same search every time. (default: the cores, at
+                        most {most}; 1 on a GPU)
   --storage WHERE       A Journal file, or postgresql://USER:PASSWORD@HOST/DATABASE. (default: DIR/study.journal)
   --study NAME          Name of the study in the storage. (default: that of DIR)
 
@@ -244,7 +247,7 @@ def search(arguments: Sequence[str]) -> int:
     """Search for settings."""
     flags = list(arguments)
     if {"-h", "--help"} & set(flags):
-        print(SEARCH_HELP.format(), end="")
+        print(SEARCH_HELP.format(most=4), end="")
         return 0
     if flags and flags[0] == "show":
         return _search_show(flags[1:])
@@ -275,7 +278,7 @@ def _search_options(flags: list[str]) -> tuple[Any, Any]:
             raise SertuneError(f"{flag}: is a flag of sertune train, not of sertune search")
     numbers: dict[str, Any] = {
         name: _whole(flag, text)
-        for name, flag in (("inner_folds", "--inner-folds"), ("seeds", "--winner-seeds"))
+        for name, flag in (("inner_folds", "--inner-folds"), ("seeds", "--winner-seeds"), ("workers", "--workers"))
         if (text := _take_value(flags, flag))
     }
     texts: dict[str, Any] = {

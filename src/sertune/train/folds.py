@@ -33,8 +33,19 @@ NOISE_CLIPS = 5000
 """Most training clips that tell on which clips annotators disagree."""
 
 
-def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunConfig) -> None:
-    """Trains, chooses and tests one fold, unless that was done before."""
+def run_fold(
+    run: Path, index: int, fold: Fold, prepared: Prepared, config: RunConfig, *, keep_model: bool = True
+) -> None:
+    """Trains, chooses and tests one fold, unless that was done before.
+
+    Args:
+        run: the run folder.
+        index: of the fold.
+        fold: its parts.
+        prepared: of the run.
+        config: of the run.
+        keep_model: save the model of the last fold, or of the only one.
+    """
     folder = fold_folder(run, index, fold.name)
     if (folder / "result.json").is_file():
         return
@@ -50,7 +61,7 @@ def run_fold(run: Path, index: int, fold: Fold, prepared: Prepared, config: RunC
         result.log += again
     tested = write_predictions(folder / "test.parquet", model, fold.name, fold.test, prepared, config)
     baseline = _fold_baseline(folder, fitted.sampled, prepared, config, refit=refit)
-    if fold.name == FINAL or prepared.protocol.final is None:
+    if keep_model and (fold.name == FINAL or prepared.protocol.final is None):
         measure_source(model, known.train, prepared, config)
         model.save(run / "model", model_info(prepared, fold))
     row = {

@@ -8,6 +8,7 @@ energy is not measured, and no figure is made up for it.
 import logging
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,13 @@ class Meter:
     """
 
     def __init__(self, powercap: Path = POWERCAP) -> None:
-        rapl = Rapl(powercap)
-        self._counter: Any = rapl if rapl else _codecarbon()
+        self._powercap = powercap
+
+    @cached_property
+    def _counter(self) -> Any:
+        """What measures energy, found when it is first needed, as codecarbon takes seconds to look around."""
+        rapl = Rapl(self._powercap)
+        return rapl if rapl else _codecarbon()
 
     @property
     def source(self) -> str:

@@ -20,12 +20,13 @@ class SearchOptions:
     Attributes:
         preset: a space that comes with sertune; empty: none.
         space: entries that go over the preset's; see `sertune.train.search.space`.
-        sampler, pruner: see `sertune.train.search.samplers`.
+        sampler, pruner: see `sertune.train.search.samplers`; no pruner: `median`, with several objectives `none`.
         trials: of each search; 0: as many as the minutes allow.
         minutes: of this command, the states' included; 0: as long as the trials take.
         protocol: one of `PROTOCOLS`.
         inner_folds: of `nested`.
         seeds: with which the winner is trained.
+        workers: of this command, side by side; 0: as many as pay.
         objectives: names; empty: the score alone.
         constraints: such as ``latency<20``.
         storage: a Journal file or a ``postgresql://`` address; empty: a Journal in the search's folder.
@@ -36,12 +37,13 @@ class SearchOptions:
     preset: str = ""
     space: Mapping[str, Any] = field(default_factory=dict)
     sampler: str = "gp"
-    pruner: str = "none"
+    pruner: str = ""
     trials: int = 15
     minutes: float = 0.0
     protocol: str = "nested"
     inner_folds: int = 4
     seeds: int = 3
+    workers: int = 0
     objectives: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     storage: str = ""

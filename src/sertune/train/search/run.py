@@ -8,9 +8,18 @@ from optuna.trial import TrialState
 
 from sertune.config import RunConfig, load_yaml
 from sertune.errors import SertuneError
-from sertune.progress import say
+from sertune.progress import progress, say
 from sertune.train.search.options import SearchOptions
-from sertune.train.search.search import FILE, JOURNAL, Search, open_search, run_trials
+from sertune.train.search.search import (
+    ENDLESS,
+    FILE,
+    JOURNAL,
+    Search,
+    check_results,
+    ended_trials,
+    open_search,
+    run_trials,
+)
 from sertune.train.search.store import (
     ERROR,
     SLOT,
@@ -24,7 +33,8 @@ from sertune.train.search.store import (
     patience,
     shown,
 )
-from sertune.train.search.winner import train_winners, write_results
+from sertune.train.search.winner import winner_jobs, write_results
+from sertune.train.search.workers import choose_workers, in_parallel
 
 REPORTING = "report"
 """Suffix of the study whose one trial is to train what won and to write the report: one worker does it."""
@@ -44,7 +54,7 @@ def run_search(base: RunConfig, options: SearchOptions) -> Path | None:
         SertuneError: a mistake in the settings, the space or the data; all trials fail; the storage can't be used.
     """
     search = open_search(base, options)
-    run_trials(search)
+    _run_trials(search)
     turns = _reporting(search)
     claim = turns.claim()
     if claim is None:
@@ -62,8 +72,35 @@ def run_search(base: RunConfig, options: SearchOptions) -> Path | None:
     return folder
 
 
+def _run_trials(search: Search) -> None:
+    """All trials, by several workers where that pays."""
+    budget = sum(outer.turns.budget for outer in search.outers)
+    count = choose_workers(search.options.workers, budget)
+    with progress("Searching", min(budget, ENDLESS - 1)) as advance:
+        shown = 0
+
+        def look() -> None:
+            nonlocal shown
+            done = sum(len(ended_trials(outer)) for outer in search.outers)
+            advance(done - shown)
+            shown = done
+
+        def work(place: int) -> None:
+            run_trials(search.of_this_process() if count > 1 else search, look if count == 1 else None)
+
+        in_parallel(count, work, look)
+    check_results(search)
+
+
 def _report(search: Search) -> Path:
-    train_winners(search)
+    jobs = winner_jobs(search)
+    count = choose_workers(search.options.workers, len(jobs))
+
+    def work(place: int) -> None:
+        for job in jobs[place::count]:
+            job()
+
+    in_parallel(count, work)
     return write_results(search)
 
 

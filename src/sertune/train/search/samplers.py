@@ -131,7 +131,34 @@ class SpaceSampler(BaseSampler):
             return {}
         if self.kind == "cmaes":
             return self._within(self._ask_cma(study))
+        if self.kind == "gp" and any(known.state == TrialState.PRUNED for known in self._trials()):
+            study, trial = self._with_pruned(study, search_space)
         return self._within(self._inner.sample_relative(study, trial, search_space))
+
+    def _with_pruned(self, study: Study, search_space: dict[str, BaseDistribution]) -> tuple[Study, FrozenTrial]:
+        """The study as the Gaussian process should see it: a trial that was ended early has the score that it had.
+
+        Optuna's passes over such trials, and would propose the same things again.
+        """
+        seen = optuna.create_study(directions=study.directions)
+        for known in self._trials():
+            if not set(search_space) <= set(known.params) or (known.state.is_finished() and not known.values):
+                continue
+            state = TrialState.RUNNING if known.state == TrialState.RUNNING else TrialState.COMPLETE
+            parts = {name: known.params[name] for name in search_space}
+            limits = {key: value for key, value in known.system_attrs.items() if key.startswith("constraints")}
+            if known.state != TrialState.WAITING:
+                seen.add_trial(
+                    optuna.trial.create_trial(
+                        params=parts,
+                        distributions=dict(search_space),
+                        values=known.values if state == TrialState.COMPLETE else None,
+                        state=state,
+                        system_attrs=limits,
+                    )
+                )
+        asked = seen.ask()
+        return seen, next(known for known in seen.get_trials(deepcopy=False) if known.number == asked.number)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -6,7 +6,7 @@ has no share; what wins is trained anew and tested once (`winner`).
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sertune.data.manifest import Manifest
 from sertune.data.splits import Fold, Protocol, inner_folds
 from sertune.errors import SertuneError
 from sertune.files import check_writable
-from sertune.progress import progress, say
+from sertune.progress import say
 from sertune.train.choose import consensus_codes
 from sertune.train.compare import check_set
 from sertune.train.folder import write_text
@@ -129,6 +129,13 @@ class Search:
         """What is searched."""
         return self.bench.space
 
+    def of_this_process(self) -> "Search":
+        """The same search for a forked process, with connections and an identity of its own."""
+        worker, storage = Worker.here(), open_storage(self.where)
+        own = replace(self, worker=worker, storage=storage, meter=Meter(), failures={})
+        own.outers = [_open_outer(own, outer.fold, several=len(self.outers) > 1) for outer in self.outers]
+        return own
+
     def out_of_time(self) -> bool:
         """Whether the minutes of this command are over."""
         return bool(self.options.minutes) and time.monotonic() - self.began > 60 * self.options.minutes
@@ -145,6 +152,8 @@ def open_search(base: RunConfig, options: SearchOptions) -> Search:
         SertuneError: a mistake in the settings, the space or the data, or a storage that can't be used.
     """
     began = time.monotonic()
+    if not options.pruner:
+        options = replace(options, pruner="median" if len(options.objectives) < 2 else "none")
     options.check(SAMPLERS, PRUNERS, PRESETS)
     if not base.out:
         raise SertuneError("no folder: say where the search goes with --out DIR")
@@ -243,8 +252,7 @@ def _without_idle_crops(space: Space, manifest: Manifest) -> Space:
     left = tuple(crop for crop in own.choices if crop not in whole[1:])
     if len(left) == 1:
         note = f"audio.crop is not searched: no clip is longer than {longest:.2f} s, so that it changes nothing"
-        kept = without(space, {"audio.crop": note})
-        return replace(kept, fixed={**kept.fixed, "audio.crop": left[0]})
+        return without(space, {"audio.crop": note})
     note = f"audio.crop: no clip is longer than {longest:.2f} s, so that longer crops than {whole[0]:g} s are left out"
     dimensions = tuple(replace(d, choices=left) if d is own else d for d in space.dimensions)
     return replace(space, dimensions=dimensions, notes=(*space.notes, note))
@@ -363,28 +371,29 @@ def data_digest(manifest: Manifest) -> str:
 # -- running -------------------------------------------------------------------------------------------------------
 
 
-def run_trials(search: Search) -> None:
+def run_trials(search: Search, look: Callable[[], None] | None = None) -> None:
     """Runs trials until the budget or the time is used up.
 
+    Args:
+        search: of this process.
+        look: is called after each trial.
+
     Raises:
-        SertuneError: all trials fail, or the time was too short for one.
+        SertuneError: nothing but failures.
     """
     runner = Trials(
         search.bench, search.meter, needs_latency(search.objectives, search.constraints), search.out_of_time
     )
-    total = sum(outer.turns.budget for outer in search.outers)
-    with progress("Searching", total if total < ENDLESS else 0) as advance:
-        while not search.out_of_time():
-            claimed = _next(search.outers)
-            if claimed is not None:
-                _run_one(search, runner, *claimed)
-                advance(1)
-            elif all(outer.turns.finished() for outer in search.outers):
-                break
-            else:
-                time.sleep(POLL_SECONDS)  # others work on the last trials; if they go away, these are taken over
-    for outer in search.outers:
-        _check_any(search, outer)
+    while not search.out_of_time():
+        claimed = _next(search.outers)
+        if claimed is not None:
+            _run_one(search, runner, *claimed)
+        elif all(outer.turns.finished() for outer in search.outers):
+            break
+        else:
+            time.sleep(POLL_SECONDS)  # others work on the last trials; if they go away, these are taken over
+        if look is not None:
+            look()
 
 
 def _next(outers: Sequence[Outer]) -> tuple[Outer, Claim] | None:
@@ -517,6 +526,11 @@ def _short(value: Any) -> str:
 # -- results -------------------------------------------------------------------------------------------------------
 
 
+def ended_trials(outer: Outer) -> list[FrozenTrial]:
+    """The trials that came to an end, whatever it was, by slot."""
+    return [trial for trial in latest(outer.turns.trials()) if trial.state.is_finished() and not was_given_up(trial)]
+
+
 def finished_trials(outer: Outer) -> list[FrozenTrial]:
     """The trials that were scored to the end, by slot."""
     return [trial for trial in latest(outer.turns.trials()) if trial.state == TrialState.COMPLETE]
@@ -546,8 +560,13 @@ def front(search: Search, outer: Outer) -> list[FrozenTrial]:
     return sorted(left.values(), key=lambda trial: -trial.values[0])
 
 
+def check_results(search: Search) -> None:
+    """Raises `SertuneError` where a fold's search has no result."""
+    for outer in search.outers:
+        _check_any(search, outer)
+
+
 def _check_any(search: Search, outer: Outer) -> None:
-    """Raises `SertuneError` where a search has no result."""
     if best_trial(search, outer) is not None:
         return
     trials = latest(outer.turns.trials())

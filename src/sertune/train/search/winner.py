@@ -4,8 +4,9 @@ import datetime
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sertune.metrics.seeds import finite_or_none, metrics_over_seeds, scores_of_
 from sertune.metrics.summary import main_metrics, summarise
 from sertune.model.emotion_model import EmotionModel
 from sertune.model.predictions import task_of
-from sertune.progress import progress, say
+from sertune.progress import say
 from sertune.train.cache import folder_bytes
 from sertune.train.device import describe_machine
 from sertune.train.folder import fold_folder, write_json, write_text
@@ -79,19 +80,24 @@ def _nested(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def train_winners(search: Search) -> None:
-    """Trains the winner of every outer fold with several seeds, and tests each once; what is there is not done again.
+def winner_jobs(search: Search) -> list[Callable[[], None]]:
+    """What is left to train before the report: the winner of every outer fold with several seeds, each tested once.
 
-    Raises:
-        SertuneError: as of training.
+    Jobs don't depend on each other. What is there is not done again; what was trained for another winner is removed.
     """
-    jobs = [(place, outer, seed) for place, outer in enumerate(search.outers) for seed in _seeds(search, outer)]
-    with progress("Training what won", len(jobs)) as advance:
-        for place, outer, seed in jobs:
-            _train_winner(search, place, outer, seed)
-            advance(1)
+    jobs: list[Callable[[], None]] = []
+    for place, outer in enumerate(search.outers):
+        folder = winner_folder(search, place, outer)
+        _forget_others(search, folder, _winner(search, outer))
+        for seed in _seeds(search, outer):
+            if not (folder / f"seed-{seed}" / "result.json").is_file():
+                jobs.append(partial(_train_winner, search, place, outer, seed))
     if search.base.baseline:
-        _train_defaults(search)
+        folder = _defaults_folder(search)
+        for index, fold in enumerate(search.protocol.folds):
+            if not (fold_folder(folder, index, fold.name) / "result.json").is_file():
+                jobs.append(partial(_train_defaults, search, folder, index, fold))
+    return jobs
 
 
 def _seeds(search: Search, outer: Outer) -> list[int]:
@@ -122,11 +128,7 @@ def winner_folder(search: Search, place: int, outer: Outer) -> Path:
 def _train_winner(search: Search, place: int, outer: Outer, seed: int) -> None:
     trial = _winner(search, outer)
     config = replace(settings_of(search, trial), seed=seed)
-    folder = winner_folder(search, place, outer)
-    _forget_others(search, folder, trial)
-    own = folder / f"seed-{seed}"
-    if (own / "result.json").is_file():
-        return
+    own = winner_folder(search, place, outer) / f"seed-{seed}"
     own.mkdir(parents=True, exist_ok=True)
     began = search.meter.begin()
     prepared = search.bench.prepared(config, exact=True)
@@ -199,25 +201,21 @@ def winner_yaml(search: Search, trial: FrozenTrial) -> str:
     return head + dump_yaml(config)
 
 
-def _train_defaults(search: Search) -> None:
-    """The settings that the search began with, trained and tested as `sertune train` does, with the frozen baseline."""
-    base = search.base
+def _defaults_folder(search: Search) -> Path:
+    """Where the settings that the search began with are trained; empty if they were others before."""
     folder = search.folder / DEFAULTS
-    key = {"settings": to_dict(replace(base, out=""))}
+    key = {"settings": to_dict(replace(search.base, out=""))}
     note = folder / "settings.json"
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != json.loads(json.dumps(key)):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(note, key)
-    folds = list(enumerate(search.protocol.folds))
-    left = [(i, fold) for i, fold in folds if not (fold_folder(folder, i, fold.name) / "result.json").is_file()]
-    if not left:
-        return
-    say("Training with the settings that the search began with, to compare")
-    prepared = search.bench.prepared(base, exact=True)
-    for index, fold in left:
-        run_fold(folder, index, fold, prepared, base)
-    shutil.rmtree(folder / "model", ignore_errors=True)  # what is kept is the winner
+    return folder
+
+
+def _train_defaults(search: Search, folder: Path, index: int, fold: Fold) -> None:
+    """One fold with the settings that the search began with, as `sertune train` does it, and the frozen baseline."""
+    run_fold(folder, index, fold, search.bench.prepared(search.base, exact=True), search.base, keep_model=False)
 
 
 # -- the report ----------------------------------------------------------------------------------------------------
@@ -424,7 +422,7 @@ def _search(
         "test": test,
         "gap": best_dev - test if test is not None else None,
         "judged": search.objectives[0].shown,
-        "seconds_total": round(time.monotonic() - search.began + _seconds_before(search), 3),
+        "seconds_total": round(_seconds_total(search, rows), 3),
         "seconds_states": round(search.bench.seconds_states, 3),
         "seconds_trials": round(
             sum(busy_seconds([r for r in rows if r["place"] == i]) for i in range(len(search.outers))), 3
@@ -453,19 +451,16 @@ def _search(
     }
 
 
-def _seconds_before(search: Search) -> float:
-    """Seconds of trials that were done before this command began."""
-    now = datetime.datetime.now()
-    began = now - datetime.timedelta(seconds=time.monotonic() - search.began)
-    total = 0.0
-    for outer in search.outers:
-        done = [trial for trial in finished_trials(outer) if trial.datetime_complete and trial.datetime_start]
-        total += sum(
-            (t.datetime_complete - t.datetime_start).total_seconds()
-            for t in done
-            if t.datetime_complete is not None and t.datetime_start is not None and t.datetime_complete < began
-        )
-    return total
+def _seconds_total(search: Search, rows: Sequence[dict[str, Any]]) -> float:
+    """Seconds of this command, and those in which trials ran before it."""
+    own = time.monotonic() - search.began
+    before = 0.0
+    for place, outer in enumerate(search.outers):
+        started = [t.datetime_start for t in outer.turns.trials() if t.datetime_start is not None]
+        if started:
+            until = (datetime.datetime.now() - min(started)).total_seconds() - own
+            before += busy_seconds([row for row in rows if row["place"] == place], max(until, 0.0))
+    return own + before
 
 
 def _winner_row(search: Search, place: int, outer: Outer) -> dict[str, Any]:
@@ -554,7 +549,7 @@ def _cost(search: Search, rows: list[dict[str, Any]]) -> dict[str, Any]:
     spent = [row["costs"] for row in rows if row["costs"] and row["same_as"] is None]
     energy = [cost["energy"] for cost in spent] + [row["energy"] for row in seeds]
     return {
-        "seconds_total": round(time.monotonic() - search.began + _seconds_before(search), 3),
+        "seconds_total": round(_seconds_total(search, rows), 3),
         "seconds_states": round(search.bench.seconds_states, 3),
         "seconds_winners": round(sum(row["seconds"] for row in seeds), 3),
         "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in spent) + sum(row["cpu_seconds"] for row in seeds), 1),
