@@ -869,6 +869,12 @@ def takes_list(key: str) -> bool:
     return get_origin(_hint_of(key)) is list
 
 
+def takes_text(key: str) -> bool:
+    """Whether a key's value, or what is in its list, may be text of any kind."""
+    kind = _hint_of(key)
+    return kind is str or (get_origin(kind) is list and get_args(kind)[0] is str)
+
+
 def _hint(key: str) -> str:
     kind = _hint_of(key)
     return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__origin__") else str(kind)

@@ -130,16 +130,16 @@ def _train_winner(search: Search, place: int, outer: Outer, seed: int) -> None:
     config = replace(settings_of(search, trial), seed=seed)
     own = winner_folder(search, place, outer) / f"seed-{seed}"
     own.mkdir(parents=True, exist_ok=True)
-    began = search.meter.begin()
-    prepared = search.bench.prepared(config, exact=True)
-    model, known, dev_score = _fit(prepared, outer.fold, config, own)
-    tested = None
-    if len(outer.fold.test):
-        tested = write_predictions(own / "test.parquet", model, outer.fold.name, outer.fold.test, prepared, config)
-    if outer is search.outers[-1] and seed == search.base.seed:
-        measure_source(model, known.train, prepared, config)
-        model.save(search.folder / "model", model_info(prepared, outer.fold))
-    spent = search.meter.end(began)
+    with search.meter.measured() as cost:
+        prepared = search.bench.prepared(config, exact=True)
+        model, known, dev_score = _fit(prepared, outer.fold, config, own)
+        tested = None
+        if len(outer.fold.test):
+            tested = write_predictions(own / "test.parquet", model, outer.fold.name, outer.fold.test, prepared, config)
+        if outer is search.outers[-1] and seed == search.base.seed:
+            measure_source(model, known.train, prepared, config)
+            model.save(search.folder / "model", model_info(prepared, outer.fold))
+    spent = cost()
     parameters = count_parameters(model.trained_parameters()) + count_parameters(list(model.head.parameters()))
     row = {
         "seed": seed,
