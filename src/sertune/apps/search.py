@@ -82,7 +82,7 @@ def headline(report: _Dict) -> str:
     dev = f"dev {found['judged']} of the winner {number('uar', found['best_dev'])}"
     if len(report["winners"]) > 1:
         dev = f"mean dev {found['judged']} of the winners {number('uar', found['best_dev'])}"
-    gap = f", {signed('uar', found['gap'])} above test" if found["gap"] is not None else ""
+    gap = f", dev minus test {signed('uar', found['gap'])}" if found["gap"] is not None else ""
     return f"{test} on test{mean} ({dev}{gap})".replace(MINUS, "-")
 
 
@@ -466,7 +466,7 @@ def _trials(report: _Dict) -> _Dict:
 def _protocol_text(report: _Dict) -> list[str]:
     protocol = report["protocol"]
     sentences = [text[:1].upper() + text[1:].rstrip(".") + "." for text in (protocol["text"], protocol["selection"])]
-    return [*sentences, *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in protocol["notes"])]
+    return [*sentences, *(f"{note.rstrip('.')}." for note in protocol["notes"])]
 
 
 def _facts(report: _Dict) -> list[tuple[str, str]]:

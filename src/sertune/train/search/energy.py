@@ -79,7 +79,7 @@ class CodeCarbon:
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         self._tracker: Any = OfflineEmissionsTracker(
             country_iso_code="USA",  # of emissions, which are not read
-            save_to_file=False,
+            output_methods=[],
             log_level="critical",
             measure_power_secs=1,
             tracking_mode="process",
@@ -147,9 +147,10 @@ class Meter:
 
 
 def _codecarbon() -> CodeCarbon | None:
+    """codecarbon, if it is installed and knows this machine."""
     try:
         return CodeCarbon()
-    except ImportError:
+    except Exception:  # of whatever it looks at; it is not worth a search
         return None
 
 

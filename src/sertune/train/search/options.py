@@ -67,7 +67,7 @@ class SearchOptions:
         if self.inner_folds < 2:
             raise SertuneError(f"--inner-folds {self.inner_folds}: expected 2 or more, or --protocol holdout")
         if self.seeds < 1:
-            raise SertuneError(f"--seeds {self.seeds}: expected 1 or more")
+            raise SertuneError(f"--winner-seeds {self.seeds}: expected 1 or more")
         if not self.preset and not self.space:
             raise SertuneError(
                 f"nothing to search: name a --preset ({', '.join(presets)}), or keys in --space FILE.yaml"

@@ -27,6 +27,7 @@ from sertune.train.search.store import (
     Turns,
     Worker,
     beating,
+    close_storage,
     latest,
     open_storage,
     open_study,
@@ -54,6 +55,13 @@ def run_search(base: RunConfig, options: SearchOptions) -> Path | None:
         SertuneError: a mistake in the settings, the space or the data; all trials fail; the storage can't be used.
     """
     search = open_search(base, options)
+    try:
+        return _run(search)
+    finally:
+        close_storage(search.storage)
+
+
+def _run(search: Search) -> Path | None:
     _run_trials(search)
     turns = _reporting(search)
     claim = turns.claim()
@@ -86,7 +94,14 @@ def _run_trials(search: Search) -> None:
             shown = done
 
         def work(place: int) -> None:
-            run_trials(search.of_this_process() if count > 1 else search, look if count == 1 else None)
+            if count == 1:
+                run_trials(search, look)
+                return
+            own = search.of_this_process()
+            try:
+                run_trials(own)
+            finally:
+                close_storage(own.storage)
 
         in_parallel(count, work, look)
     check_results(search)
@@ -141,6 +156,7 @@ def snapshot(folder: Path | None, storage: str = "", name: str = "") -> dict[str
         if not names:
             raise SertuneError(f"study {name!r} in {shown(where)}: there is none; has the search begun?")
         studies = [_study(optuna.load_study(study_name=own, storage=opened)) for own in names]
+    close_storage(opened)
     budget = record.get("trials") or None
     return {"name": name, "storage": shown(where), "budget": budget, "studies": studies}
 
