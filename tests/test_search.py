@@ -68,7 +68,16 @@ def base(corpus: Path, out: Path, **changes: Any) -> RunConfig:
 
 def searched(corpus: Path, out: Path, space: dict[str, Any], options: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The report of a search."""
-    told = {"space": space, "trials": 4, "inner_folds": 2, "seeds": 1, "workers": 1, "sampler": "random", **options}
+    told = {
+        "space": space,
+        "trials": 4,
+        "inner_folds": 2,
+        "seeds": 1,
+        "workers": 1,
+        "sampler": "random",
+        "confirm": 0,
+        **options,
+    }
     assert run_search(base(corpus, out, **changes), SearchOptions(**told)) == out
     report: dict[str, Any] = json.loads((out / "report.json").read_text())
     return report
@@ -272,6 +281,64 @@ def test_other_targets_are_searched_by_their_own_score(target: str, speech: Path
     assert -1 <= report["search"]["best_dev"] <= 1
 
 
+def test_the_best_are_scored_again_and_that_chooses(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lucky trial does not win; the settings at the beginning are always among the candidates."""
+    from types import SimpleNamespace
+
+    from sertune.train.search import confirm
+
+    scored: list[tuple[int, str]] = []
+
+    def again(prepared: Any, fold: Any, config: RunConfig) -> Any:
+        scored.append((config.train.epochs, fold.name))
+        return SimpleNamespace(result=SimpleNamespace(dev_score={1: 0.2, 2: 0.9, 3: 0.4, 6: 0.5}[config.train.epochs]))
+
+    monkeypatch.setattr(confirm, "fit_fold", again)
+    space = {"train.epochs": [1, 2, 3, 6], "method.layers": 1}
+    options = {"trials": 4, "sampler": "grid", "confirm": 2, "inner_folds": 2}
+    report = searched(speech, tmp_path / "s", space, options, baseline=False)
+    (row,) = report["winners"]
+    tried = {entry["trial"]: entry["again"] for entry in row["again"]}
+    epochs = {trial["trial"]: trial["settings"]["train.epochs"] for trial in report["trials"]}
+    assert len(tried) in (2, 3)  # the two best, and the beginning (6 epochs) if it is not among them
+    assert 6 in {epochs[trial] for trial in tried}
+    best = max(tried, key=lambda trial: tried[trial])
+    assert row["trial"] == best
+    assert report["search"]["again_dev"] == pytest.approx(tried[best])
+    assert report["search"]["winner_dev"] == row["dev_score"]
+    assert report["search"]["best_dev"] == max(trial["score"] for trial in report["trials"])
+    assert all(name.startswith("speaker, again") for _, name in scored)
+    assert len(scored) == 2 * len(tried)
+    assert "are scored again on 2 other folds, which choose" in report["protocol"]["selection"]
+    scored.clear()
+    monkeypatch.setattr("sertune.train.search.winner.start_fold", None)
+    assert searched(speech, tmp_path / "s", space, options, baseline=False)["metrics"] == report["metrics"]
+    assert not scored
+
+
+@pytest.mark.parametrize("protocol", ["nested", "holdout", "paper-d"])
+def test_other_folds_are_cut_from_what_the_test_leaves(protocol: str, speech: Path, tmp_path: Path) -> None:
+    from sertune.train.search.confirm import other_folds
+
+    split = {"name": "auto"} if protocol == "paper-d" else {}
+    search = open_search(
+        base(speech, tmp_path / "s", split=split), SearchOptions(space=HEAD, protocol=protocol, inner_folds=2, trials=1)
+    )
+    (outer,) = search.outers
+    others = set(np.concatenate([outer.fold.train, outer.fold.dev]).tolist())
+    folds = other_folds(search, outer)
+    assert len(folds) == (2 if protocol == "nested" else 3)
+    frame = search.bench.manifest.utterances
+    for fold in folds:
+        assert set(fold.train.tolist()) | set(fold.dev.tolist()) == others
+        assert not set(fold.train.tolist()) & set(fold.dev.tolist())
+        if protocol != "paper-d":
+            assert not speakers(frame.iloc[fold.train]) & speakers(frame.iloc[fold.dev])
+    assert {fold.name for fold in folds}.isdisjoint(fold.name for fold in outer.inner)
+
+
 # -- going on --------------------------------------------------------------------------------------------------------
 
 
@@ -285,20 +352,8 @@ def command(corpus: Path, out: Path, *flags: str, trials: int = 6) -> list[str]:
     head = ["search", "--data", f"synthetic:{corpus}", "--out", str(out), "--space", str(out.parent / "space.yaml")]
     own = ["--split", "speaker", "--split.test", "0.4", "--split.dev", "0.2", "--train.batch_clips", "8"]
     more = ["--head.regularisation", "0.1", "--train.average", "0.5", "--precision", "fp32", "--inner-folds", "2"]
-    return [
-        *head,
-        *own,
-        *more,
-        "--sampler",
-        "tpe",
-        "--pruner",
-        "none",
-        "--winner-seeds",
-        "2",
-        "--trials",
-        str(trials),
-        *flags,
-    ]
+    last = ["--sampler", "tpe", "--pruner", "none", "--winner-seeds", "2", "--confirm", "0", "--trials", str(trials)]
+    return [*head, *own, *more, *last, *flags]
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[str]":

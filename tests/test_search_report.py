@@ -53,7 +53,8 @@ def test_the_page_shows_all_that_was_found_and_loads_nothing(finished: Path) -> 
     report = report_of(finished)
     for words in (
         "On what the search never saw", "What won", "How the search went", "Quality against cost", "winner.yaml",
-        "Each setting by itself", "All settings together", "Frozen baseline", "Settings at the beginning",
+        "Each setting by itself", "All settings together", "The best, scored again", "Frozen baseline",
+        "Settings at the beginning",
     ):  # fmt: skip
         assert words in page, words
     for name in report["winners"][0]["parameters"]:
@@ -171,6 +172,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "folds": (
         ["--preset", "head", "--protocol", "nested", "--inner-folds", "1"],
         "--inner-folds 1: expected 2 or more, or --protocol holdout",
+    ),
+    "confirm": (
+        ["--preset", "head", "--confirm", "two"],
+        "--confirm: expected whole numbers of 0 or more, found 'two'",
     ),
     "seeds": (["--preset", "head", "--winner-seeds", "0"], "--winner-seeds 0: expected 1 or more"),
     "no value": (["--preset", "head", "--sampler"], "--sampler: expected a value"),

@@ -10,7 +10,15 @@ import yaml
 from optuna.trial import TrialState
 
 from sertune.config import from_dict
-from sertune.train.search.samplers import PRUNERS, SAMPLERS, SpaceSampler, ask_values, distribution, make_pruner
+from sertune.train.search.samplers import (
+    PRUNERS,
+    SAMPLERS,
+    SpaceSampler,
+    ask_values,
+    distribution,
+    falls_behind,
+    make_pruner,
+)
 from sertune.train.search.space import Space, Values, read_space
 
 BASE = from_dict({})
@@ -185,19 +193,38 @@ def test_distributions_hold_the_ends_of_their_dimensions() -> None:
     assert (steps.low, steps.high, steps.step) == (0.0, 0.5, 0.1)
 
 
-@pytest.mark.parametrize("name", PRUNERS)
-def test_pruners_end_what_is_worse_and_only_that(name: str) -> None:
-    study = optuna.create_study(direction="maximize", pruner=make_pruner(name, folds=1, epochs=6))
-    ended = []
-    for number in range(14):
+def reported(levels: list[float], epochs: int = 7) -> optuna.Study:
+    """A study of trials that report a level, rising a little with each epoch."""
+    study = optuna.create_study(direction="maximize")
+    for level in levels:
         trial = study.ask()
-        level = 0.3 if number >= 7 and number % 2 else 0.9
-        for epoch in range(7):
+        for epoch in range(epochs):
             trial.report(level + 0.001 * epoch, epoch)
-            if trial.should_prune():
-                ended.append(number)
-                break
         study.tell(trial, level)
-    bad = [number for number in range(7, 14) if number % 2]
-    assert set(ended) <= set(bad) if name == "median" else True
-    assert (not ended) == (name == "none")
+    return study
+
+
+def test_a_trial_falls_behind_where_it_is_below_the_median_by_more_than_chance() -> None:
+    others = reported([0.85, 0.9, 0.9, 0.95]).trials
+    assert falls_behind(others, best=0.85, error=0.03, step=2)
+    assert not falls_behind(others, best=0.88, error=0.03, step=2)
+    assert falls_behind(others, best=0.88, error=0.0, step=2)
+    assert not falls_behind(others, best=0.1, error=0.0, step=0)  # before anything was trained
+    assert not falls_behind(others, best=0.1, error=0.0, step=20)  # nobody has come so far
+    assert not falls_behind(others[:3], best=0.1, error=0.0, step=2)
+
+
+def test_hyperband_ends_trials_by_optunas_own_rule() -> None:
+    study = optuna.create_study(direction="maximize", pruner=make_pruner("hyperband", folds=1, epochs=9))
+    ended = 0
+    for number in range(20):
+        trial = study.ask()
+        for epoch in range(10):
+            trial.report(0.9 if number % 2 else 0.3, epoch)
+            if trial.should_prune():
+                ended += 1
+                break
+        study.tell(trial, 0.9 if number % 2 else 0.3)
+    assert ended
+    assert not make_pruner("none", 1, 9).prune(study, study.trials[0])
+    assert set(PRUNERS) == {"none", "median", "hyperband"}

@@ -1,5 +1,6 @@
 """`sertune search` from beginning to end, and a look at a search from outside."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from optuna.trial import TrialState
 from sertune.config import RunConfig, load_yaml
 from sertune.errors import SertuneError
 from sertune.progress import progress, say
+from sertune.train.search.confirm import confirm_jobs
 from sertune.train.search.options import SearchOptions
 from sertune.train.search.search import (
     ENDLESS,
@@ -35,7 +37,7 @@ from sertune.train.search.store import (
     shown,
 )
 from sertune.train.search.winner import winner_jobs, write_results
-from sertune.train.search.workers import choose_workers, in_parallel
+from sertune.train.search.workers import Counter, choose_workers, in_parallel
 
 REPORTING = "report"
 """Suffix of the study whose one trial is to train what won and to write the report: one worker does it."""
@@ -108,15 +110,31 @@ def _run_trials(search: Search) -> None:
 
 
 def _report(search: Search) -> Path:
-    jobs = winner_jobs(search)
+    _do(search, "Scoring the best again", confirm_jobs(search))
+    _do(search, "Training what won", winner_jobs(search))
+    return write_results(search)
+
+
+def _do(search: Search, title: str, jobs: Sequence[Callable[[], None]]) -> None:
+    """Jobs that don't depend on each other, by several workers where that pays."""
     count = choose_workers(search.options.workers, len(jobs))
+    done = Counter(len(jobs))
 
     def work(place: int) -> None:
         for job in jobs[place::count]:
             job()
+            done.up()
 
-    in_parallel(count, work)
-    return write_results(search)
+    with progress(title, len(jobs)) as advance:
+        shown = 0
+
+        def look() -> None:
+            nonlocal shown
+            now = done.value
+            advance(now - shown)
+            shown = now
+
+        in_parallel(count, work, look)
 
 
 def _reporting(search: Search) -> Turns:

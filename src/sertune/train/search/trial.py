@@ -54,7 +54,7 @@ class Trials:
         config: RunConfig,
         folds: Sequence[Fold],
         known: Sequence[FoldScore],
-        report: Callable[[float, int], bool],
+        report: Callable[[float, float, int], bool],
         keep: Callable[[list[FoldScore]], None],
     ) -> tuple[float, Costs, list[FoldScore]]:
         """Trains on every fold, and scores it on the fold's dev part.
@@ -63,8 +63,8 @@ class Trials:
             config: settings of the trial.
             folds: inner folds.
             known: of the first of them, from a worker that went away.
-            report: is told the mean score so far after every epoch, with the number of the epoch over all folds;
-                True ends the trial.
+            report: is told the mean score so far after every epoch, its standard error, and the number of the epoch
+                over all folds; True ends the trial.
             keep: is told of every fold that is done.
 
         Returns:
@@ -85,7 +85,8 @@ class Trials:
                 if self.out_of_time():
                     raise OutOfTimeError
                 step = place * (config.train.epochs + 1) + row["epoch"]
-                if report(float(np.mean([*before, row["dev_score"]])), step):
+                error = (row["dev_spread"] or 0.0) / math.sqrt(place + 1)
+                if report(float(np.mean([*before, row["dev_score"]])), error, step):
                     raise PrunedError
 
             with self.meter.measured() as spent:
