@@ -132,7 +132,17 @@ def test_the_point_nearest_to_the_settings_at_the_beginning() -> None:
     settings = space.settings(values)
     assert (settings["method.name"], settings["method.lora.rank"], settings["head.layers"]) == ("lora", 16, [1, 2])
     assert settings["train.epochs"] == base.train.epochs
-    assert settings["train.lr"] == pytest.approx(10**-4.5)  # auto has no number: the middle
+    assert settings["train.lr"] == pytest.approx(1e-3)  # auto is above the range for LoRA
+
+
+def test_the_first_point_has_what_auto_and_an_empty_list_stand_for() -> None:
+    paper = read_space(preset("paper-d", 4), 4)
+    assert paper.settings(paper.nearest(BASE))["train.lr"] == pytest.approx(3e-4)
+    head = read_space(preset("head", 4), 4)
+    assert head.settings(head.nearest(BASE))["head.layers"] == [1, 2, 3]
+    method = read_space(preset("method", 4), 4)
+    named = with_values(BASE, {"method.name": "adapter"})
+    assert method.settings(method.nearest(named))["train.lr"] == pytest.approx(3e-3)
 
 
 @pytest.mark.parametrize("name", PRESETS)

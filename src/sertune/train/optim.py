@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sertune.config import TrainConfig
+from sertune.config import MethodConfig, TrainConfig
 from sertune.model.emotion_model import EmotionModel
 
 RATES = {"frozen": 0.0, "full": 1e-4, "partial": 3e-4, "lora": 3e-3, "adapter": 3e-3, "prompt": 3e-3, "bias": 1e-3}
@@ -28,9 +28,12 @@ def make_optimizer(model: EmotionModel, config: TrainConfig) -> torch.optim.Adam
 
 def peak_rate(model: EmotionModel, config: TrainConfig) -> float:
     """The encoder's peak rate; `auto`: the lowest of those that suit the methods that are joined (chosen by dev)."""
-    if config.lr != "auto":
-        return config.lr
-    return min((RATES[part] for part in model.spec.method.parts), default=0.0)
+    return auto_rate(model.spec.method) if config.lr == "auto" else config.lr
+
+
+def auto_rate(method: MethodConfig) -> float:
+    """What `train.lr: auto` stands for."""
+    return min((RATES[part] for part in method.parts), default=0.0)
 
 
 def rate_factor(step: int, total: int, config: TrainConfig, halvings: int) -> float:

@@ -25,6 +25,7 @@ import numpy as np
 
 from sertune.config import RunConfig, all_keys, check_type, takes_list, takes_text, validate, value_at, with_values
 from sertune.errors import SertuneError
+from sertune.train.optim import auto_rate
 
 GRID_POINTS = 3
 """Values of a number in a grid, unless the space says."""
@@ -228,9 +229,13 @@ class Space:
 
     def nearest(self, base: RunConfig) -> Values:
         """The point nearest to the base settings; the first or the middle of what they don't say."""
+        start = with_values(base, self.fixed)
+        methods = [d for d in self.dimensions if d.key == "method.name"]
+        if methods and start.method.name not in methods[0].choices:
+            start = with_values(start, {"method.name": methods[0].choices[0]})
 
         def choose(dimension: Dimension, low: float, high: float) -> Any:
-            own = value_at(with_values(base, self.fixed), dimension.key)
+            own = _meant(start, dimension)
             if dimension.kind == "choice":
                 return own if own in dimension.choices else dimension.choices[0]
             if dimension.role and isinstance(own, list) and own:
@@ -310,6 +315,16 @@ def _of_training(key: str) -> bool:
     if key.startswith("augment."):
         return not key.startswith("augment.wave_")
     return (key.startswith("train.") and key != "train.refit") or key in ("head.dropout", "target.label_smoothing")
+
+
+def _meant(start: RunConfig, dimension: Dimension) -> Any:
+    """The value of a key, or what it stands for where it is left to sertune."""
+    own = value_at(start, dimension.key)
+    if dimension.key == "train.lr" and own == "auto":
+        return auto_rate(start.method)
+    if dimension.role and own == [] and start.method.name == "frozen":
+        return [1, int(dimension.high) - 1]  # a frozen encoder's inner layers
+    return own
 
 
 def read_space(entries: Mapping[str, Any], depth: int) -> Space:
