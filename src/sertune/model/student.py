@@ -1,0 +1,153 @@
+"""A small Whisper-shaped encoder of any size: log-mel front, two convolutions, a few transformer layers.
+
+It is the shape of `builtin`, and of what `sertune distil` trains. Its front also runs on a batch of clips, as no front
+that is found in an arbitrary model could: every clip comes out as it does alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sertune.data.batch import LayerStates
+from sertune.errors import SertuneError
+from sertune.model.encoder import Encoder
+from sertune.model.features import Features
+
+MELS = 80
+"""Bands of the log-mel front."""
+HEAD_WIDTH = 32
+"""Channels of one attention head, where the number of heads is not named."""
+CHANNELS_PER_LAYER = 16
+"""A student has at most one layer for so many channels (a choice: narrow and deep ones hardly train)."""
+POSITIONS = 1500
+"""Frames of the longest clip: 30 s, as Whisper's."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a student.
+
+    Attributes:
+        layers: transformer layers.
+        width: channels of the states.
+        heads: of the attention; 0: one for every `HEAD_WIDTH` channels.
+        feed_forward: width inside the feed-forward parts; 0: four times ``width``.
+    """
+
+    layers: int = 3
+    width: int = 192
+    heads: int = 0
+    feed_forward: int = 0
+
+    def check(self, section: str = "student") -> None:
+        """Raises `SertuneError` for a size that can't be built, naming its key.
+
+        Args:
+            section: what the keys are below.
+        """
+        if self.layers < 1:
+            raise SertuneError(f"{section}.layers = {self.layers}: expected 1 or more")
+        if self.width < CHANNELS_PER_LAYER or self.width % 2:
+            raise SertuneError(f"{section}.width = {self.width}: expected an even number from {CHANNELS_PER_LAYER} on")
+        most = self.width // CHANNELS_PER_LAYER
+        if self.layers > most:
+            raise SertuneError(
+                f"{section}.layers = {self.layers}: deeper than a width of {self.width} allows, which is {most} layers: "
+                f"one for {CHANNELS_PER_LAYER} channels; take fewer layers or a larger {section}.width"
+            )
+        if self.heads < 0 or self.width % self.all_heads:
+            raise SertuneError(
+                f"{section}.heads = {self.heads or self.all_heads}: expected a number that divides the width, "
+                f"{self.width}"
+            )
+        if self.feed_forward < 0:
+            raise SertuneError(f"{section}.feed_forward = {self.feed_forward}: expected a width above 0, or 0 for auto")
+
+    @property
+    def all_heads(self) -> int:
+        """Attention heads."""
+        return self.heads or max(1, self.width // HEAD_WIDTH)
+
+    @property
+    def inner(self) -> int:
+        """Width inside the feed-forward parts."""
+        return self.feed_forward or 4 * self.width
+
+    def config(self) -> Any:
+        """As transformers describes it."""
+        from transformers import WhisperConfig
+
+        return WhisperConfig(
+            d_model=self.width, encoder_layers=self.layers, encoder_attention_heads=self.all_heads,
+            encoder_ffn_dim=self.inner, decoder_layers=0, num_mel_bins=MELS, max_source_positions=POSITIONS,
+            dropout=0.0, vocab_size=4, pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1,
+            max_target_positions=4,
+        )  # fmt: skip
+
+
+def mel_features() -> Features:
+    """Whisper's log-mel spectra of clips at 16 kHz, 100 frames a second."""
+    from transformers import WhisperFeatureExtractor
+
+    return Features(WhisperFeatureExtractor(feature_size=MELS))
+
+
+def build_student(shape: Shape, seed: int = 0) -> nn.Module:
+    """A student with random weights, in eval mode; the same ones on every machine.
+
+    Seeded by NumPy, whose streams do not change between versions as torch's may.
+    """
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    model: nn.Module = WhisperEncoder(shape.config()).eval()
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "embed_positions" in name:
+                parameter.copy_(sinusoids(*parameter.shape))
+            elif parameter.ndim < 2:
+                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            else:
+                fan_in = parameter[0].numel()
+                values = rng.standard_normal(tuple(parameter.shape)).astype(np.float32) / math.sqrt(fan_in)
+                parameter.copy_(torch.from_numpy(values))
+    return model
+
+
+def sinusoids(length: int, channels: int) -> Tensor:
+    """Sinusoidal positions (Vaswani et al. 2017), sines first as in Whisper: (length, channels) float32.
+
+    In double precision, then rounded to what float16 holds: so no weight file needs them, and their last digits do not
+    depend on a machine's sine.
+    """
+    scales = np.exp(-math.log(10000) / (channels // 2 - 1) * np.arange(channels // 2))
+    angles = np.arange(length)[:, None] * scales[None, :]
+    rounded = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float16)
+    return torch.from_numpy(rounded.astype(np.float32))
+
+
+def batched_front(encoder: Encoder, mels: Tensor, lengths: Tensor) -> LayerStates:
+    """States that enter the first layer, for several clips at once; each as `Encoder.front` gives it alone.
+
+    Args:
+        encoder: a student.
+        mels: (B, T, 80) log-mel spectra, zeros after each clip.
+        lengths: (B,) their frames.
+
+    Returns:
+        Padded states (B, ceil(T / 2), D).
+    """
+    model: Any = encoder.model
+    inside = torch.arange(mels.shape[1], device=mels.device)[None] < lengths[:, None]
+    states = nn.functional.gelu(model.conv1(mels.transpose(1, 2)))
+    # beyond its end a clip alone sees the zeros of the padding, here it would see what the first convolution makes of
+    # them
+    states = nn.functional.gelu(model.conv2(states * inside[:, None])).transpose(1, 2)
+    states = states + model.embed_positions.weight[: states.shape[1]]
+    frames = (lengths + 1) // 2
+    own = LayerStates(states, frames)
+    return LayerStates(states * own.inside()[:, :, None], frames)
