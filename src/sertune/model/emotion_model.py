@@ -1,6 +1,7 @@
 """Encoder, head and target as one model; saved as what was trained, plus the name and digest of the base."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -293,7 +294,7 @@ class EmotionModel(nn.Module):
                 raise SertuneError(f"model.safetensors does not fit its model.json: {name} has shape {shapes}")
             own[name].copy_(tensor)
 
-    def save(self, folder: Path, info: dict[str, Any] | None = None) -> None:
+    def save(self, folder: Path, info: dict[str, Any] | None = None, *, base: str = "") -> None:
         """Writes ``model.safetensors`` and ``model.json`` into ``folder``; complete or not at all.
 
         LoRA's updates are in ``adapter/`` beside them, in PEFT's format, and nowhere else.
@@ -301,6 +302,7 @@ class EmotionModel(nn.Module):
         Args:
             folder: made if needed.
             info: what else to remember, e.g. what it was trained on.
+            base: where the base encoder is as seen from ``folder``, if both are to move together.
         """
         from safetensors.torch import save_file
 
@@ -308,7 +310,7 @@ class EmotionModel(nn.Module):
         spec = self.spec
         description = {
             "format": FORMAT,
-            "encoder": {"name": spec.encoder, "path": _absolute(spec.encoder), "digest": self.base_digest},
+            "encoder": {"name": spec.encoder, "path": base or _absolute(spec.encoder), "digest": self.base_digest},
             # where the updates once started is in the run's settings; what became of them is in ``adapter/``
             "method": asdict(replace(spec.method, lora=replace(spec.method.lora, start=""))),
             "head": {**spec.head.__dict__, "layers": list(self.head.layers)},  # not a default that may change
@@ -352,6 +354,11 @@ def find_model(path: str | Path) -> Path:
     raise SertuneError(f"{path}: no model.json and model.safetensors in it or in its model/; is the run finished?")
 
 
+def is_model(path: str | Path) -> bool:
+    """Whether ``path`` is the folder of a saved model, or of the run that made it."""
+    return _holds_model(Path(path)) or _holds_model(Path(path) / "model")
+
+
 def _holds_model(folder: Path) -> bool:
     return (folder / "model.json").is_file() and (folder / "model.safetensors").is_file()
 
@@ -383,7 +390,10 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
         tensors = load_file(folder / "model.safetensors")
     except SafetensorError as error:
         raise SertuneError(f"{folder / 'model.safetensors'}: damaged ({' '.join(str(error).split())})") from None
-    base = load_encoder(encoder or _base_place(folder, trained_on), check=False)
+    place = encoder or _base_place(folder, trained_on)
+    if trained_on["path"] and not Path(trained_on["path"]).is_absolute():
+        spec = replace(spec, encoder=place)
+    base = load_encoder(place, check=False)
     if base.digest != trained_on["digest"]:
         raise SertuneError(
             f"{folder}: trained on encoder {trained_on['name']} with digest {trained_on['digest'][:12]}, "
@@ -482,7 +492,12 @@ def _read_description(file: Path) -> tuple[ModelSpec, dict[str, str], dict[str, 
 
 
 def _base_place(folder: Path, encoder: dict[str, str]) -> str:
-    """Where the base encoder is: the folder it was in, seen from here or by its full path, or its hub name."""
+    """Where the base encoder is: the folder it was in, seen from here or by its full path, or its hub name.
+
+    A model that was saved together with its encoder says where it is as seen from its own folder.
+    """
+    if encoder["path"] and not Path(encoder["path"]).is_absolute():
+        return os.path.normpath(folder / encoder["path"])
     if encoder["path"] and not Path(encoder["name"]).is_dir():
         if not Path(encoder["path"]).is_dir():
             raise SertuneError(

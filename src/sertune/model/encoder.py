@@ -230,6 +230,10 @@ class Encoder(nn.Module):
                     if not parameter.requires_grad:
                         parameter.data = parameter.data.to(dtype)
 
+    def forget_digest(self) -> None:
+        """Has `digest` taken anew, of weights that have changed since: as another encoder."""
+        self._digest = ""
+
     @property
     def digest(self) -> str:
         """Digest of all weights (names, shapes and float32 values), taken once, before anything trains."""
@@ -494,7 +498,12 @@ class Encoder(nn.Module):
         states = nn.functional.gelu(model.conv2(states)).permute(0, 2, 1)
         positions = model.embed_positions.weight
         if states.shape[1] > len(positions):
-            seconds = len(positions) / (states.shape[1] / input_features.shape[2]) * self.features.hop / self.rate
+            seconds = (
+                len(positions)
+                / (states.shape[1] / input_features.shape[2])
+                * self.features.hop
+                / self.features.model_rate
+            )
             raise SertuneError(
                 f"encoder {self.name} takes at most {seconds:.0f} s at once; set --audio.crop to that or less"
             )

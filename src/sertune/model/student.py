@@ -56,8 +56,8 @@ class Shape:
         most = self.width // CHANNELS_PER_LAYER
         if self.layers > most:
             raise SertuneError(
-                f"{section}.layers = {self.layers}: deeper than a width of {self.width} allows, which is {most} layers: "
-                f"one for {CHANNELS_PER_LAYER} channels; take fewer layers or a larger {section}.width"
+                f"{section}.layers = {self.layers}: a width of {self.width} allows {most}, one for every "
+                f"{CHANNELS_PER_LAYER} channels; take fewer layers or a larger {section}.width"
             )
         if self.heads < 0 or self.width % self.all_heads:
             raise SertuneError(
