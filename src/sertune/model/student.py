@@ -19,7 +19,7 @@ from sertune.model.features import Features
 
 MELS = 80
 """Bands of the log-mel front."""
-HEAD_WIDTH = 32
+HEAD_WIDTH = 64
 """Channels of one attention head, where the number of heads is not named."""
 CHANNELS_PER_LAYER = 16
 """A student has at most one layer for so many channels (a choice: narrow and deep ones hardly train)."""

@@ -17,7 +17,7 @@ class StudentConfig:
     width: int = 192
     """Channels of its states."""
     heads: int = 0
-    """Attention heads; 0: one for every 32 channels."""
+    """Attention heads; 0: one for every 64 channels."""
     feed_forward: int = 0
     """Width inside the feed-forward parts; 0: four times the width."""
 
@@ -151,7 +151,8 @@ class DistilConfig:
     """Labelled data on which every layer of student and teacher is probed by a frozen linear model, e.g.
     `emodb:FOLDER`. It is not trained on."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 on hardware that has it where a model is wide enough to gain, else fp16 on a GPU, else fp32."""
+    """`auto`: bf16 on hardware that has it (of the teacher where it is wide enough to gain), else fp16 on a GPU, else
+    fp32."""
     skip_bad: bool = False
     """Go on without files that can't be used; they are listed in the report."""
     seed: int = 0

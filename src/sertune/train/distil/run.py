@@ -18,7 +18,7 @@ from sertune.files import new_folder
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.merge import save_encoder
 from sertune.model.student import build_student, mel_features
-from sertune.train.device import Device, describe_machine
+from sertune.train.device import HALF_WIDTH, Device, describe_machine
 from sertune.train.distil.config import DISTIL, DistilConfig
 from sertune.train.distil.head import fit_head
 from sertune.train.distil.loop import DistilFit
@@ -63,7 +63,8 @@ def distil(config: DistilConfig, *, overwrite: bool = False) -> Path:
     prepared = _prepare(config)
     fresh = not run.exists() or overwrite
     start_run(run, config, overwrite=overwrite, made=MADE)
-    device = Device(config.precision, config.student.width)
+    # batches are large, so narrow students gain from half precision, too
+    device = Device(config.precision, max(config.student.width, HALF_WIDTH))
     device.prepare(prepared.teacher.model or prepared.teacher.encoder)
     try:
         pairs = make_pairs(prepared.windows, prepared.teacher, config, run / "states")
@@ -117,6 +118,7 @@ def _fit(run: Path, pairs: Pairs, config: DistilConfig, device: Device) -> list[
     target = teacher.target
     distiller = Distiller(encoder, moments, config.loss, target, 0 if target is None else target.linear)
     device.prepare(distiller)
+    encoder.use_attention(device.kernel())
     log = DistilFit(distiller, pairs, config, device, file).run()
     encoder.clear()
     _remove(run / "encoder")

@@ -110,4 +110,6 @@ def load_teacher(name: str, layers: Sequence[int], window: WindowConfig, precisi
     encoder.features.silence, encoder.features.level = audio.silence, audio.level
     encoder.features.rate = rate
     found = choose_precision(encoder.width) if precision == "auto" else precision
+    if found == "bf16" and encoder.device.type == "cpu" and not torch.cuda.is_available():
+        encoder.use_attention("plain")
     return Teacher(name, encoder, chosen, model, audio, found)
