@@ -496,12 +496,14 @@ def _base_place(folder: Path, encoder: dict[str, str]) -> str:
 
     A model that was saved together with its encoder says where it is as seen from its own folder.
     """
-    if encoder["path"] and not Path(encoder["path"]).is_absolute():
-        return os.path.normpath(folder / encoder["path"])
-    if encoder["path"] and not Path(encoder["name"]).is_dir():
-        if not Path(encoder["path"]).is_dir():
+    path = encoder["path"]
+    beside = path and not Path(path).is_absolute()
+    if beside:
+        path = os.path.normpath(folder / path)
+    if path and (beside or not Path(encoder["name"]).is_dir()):
+        if not Path(path).is_dir():
             raise SertuneError(
-                f"{folder}: its base encoder is no longer at {encoder['path']}; say where it is with --encoder FOLDER"
+                f"{folder}: its base encoder is no longer at {path}; say where it is with --encoder FOLDER"
             )
-        return encoder["path"]
+        return path
     return encoder["name"]

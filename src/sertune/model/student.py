@@ -5,6 +5,7 @@ that is found in an arbitrary model could: every clip comes out as it does alone
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,28 +97,6 @@ def mel_features() -> Features:
     return Features(WhisperFeatureExtractor(feature_size=MELS))
 
 
-def build_student(shape: Shape, seed: int = 0) -> nn.Module:
-    """A student with random weights, in eval mode; the same ones on every machine.
-
-    Seeded by NumPy, whose streams do not change between versions as torch's may.
-    """
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    model: nn.Module = WhisperEncoder(shape.config()).eval()
-    rng = np.random.default_rng(seed)
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            if "embed_positions" in name:
-                parameter.copy_(sinusoids(*parameter.shape))
-            elif parameter.ndim < 2:
-                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-            else:
-                fan_in = parameter[0].numel()
-                values = rng.standard_normal(tuple(parameter.shape)).astype(np.float32) / math.sqrt(fan_in)
-                parameter.copy_(torch.from_numpy(values))
-    return model
-
-
 def sinusoids(length: int, channels: int) -> Tensor:
     """Sinusoidal positions (Vaswani et al. 2017), sines first as in Whisper: (length, channels) float32.
 
@@ -128,6 +107,33 @@ def sinusoids(length: int, channels: int) -> Tensor:
     angles = np.arange(length)[:, None] * scales[None, :]
     rounded = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float16)
     return torch.from_numpy(rounded.astype(np.float32))
+
+
+@torch.no_grad()
+def build_student(shape: Shape, seed: int = 0, positions: Callable[[int, int], Tensor] = sinusoids) -> nn.Module:
+    """A student with random weights, in eval mode; the same ones on every machine.
+
+    Seeded by NumPy, whose streams do not change between versions as torch's may.
+
+    Args:
+        shape: its size.
+        seed: of the weights.
+        positions: gives (length, channels).
+    """
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    model: nn.Module = WhisperEncoder(shape.config()).eval()
+    rng = np.random.default_rng(seed)
+    for name, parameter in sorted(model.named_parameters()):
+        if "embed_positions" in name:
+            parameter.copy_(positions(*parameter.shape))
+        elif parameter.ndim < 2:
+            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        else:
+            fan_in = parameter[0].numel()
+            values = rng.standard_normal(tuple(parameter.shape)).astype(np.float32) / math.sqrt(fan_in)
+            parameter.copy_(torch.from_numpy(values))
+    return model
 
 
 def batched_front(encoder: Encoder, mels: Tensor, lengths: Tensor) -> LayerStates:

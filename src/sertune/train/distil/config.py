@@ -101,7 +101,7 @@ class KeepConfig:
     """How frames are written."""
     views: int = 4
     """Kept versions of every clip: the clip as it is, the others by augmentation. Each epoch draws one of them for
-    every clip."""
+    every clip. Where nothing is kept, it draws a new one instead."""
     disk_gib: float = 20.0
     """Most that the whole folder may hold."""
 
@@ -177,8 +177,6 @@ def check(config: DistilConfig) -> None:
     _need(level == "auto" or -80 <= level <= 0, "audio.level", level, "dB from -80, below 0, or 0: as it is, or auto")
     _check_augment(config.augment)
     _need(cache.views >= 1, "cache.views", cache.views, "1 or more")
-    if cache.views > 1 and not cache.states:
-        raise SertuneError("cache.states = false: no views are kept, every epoch draws its own; set --cache.views 1")
     _need(cache.disk_gib >= 0, "cache.disk_gib", cache.disk_gib, "GiB, 0 or more")
     _need(train.epochs >= 1, "train.epochs", train.epochs, "1 or more")
     _need(train.lr > 0, "train.lr", train.lr, "a rate above 0")

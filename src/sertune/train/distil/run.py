@@ -61,17 +61,16 @@ def distil(config: DistilConfig, *, overwrite: bool = False) -> Path:
     began = time.perf_counter()
     run = open_run(config, overwrite=overwrite, of=DISTIL)
     prepared = _prepare(config)
-    fresh = not run.exists() or overwrite
-    start_run(run, config, overwrite=overwrite, made=MADE)
     # batches are large, so narrow students gain from half precision, too
     device = Device(config.precision, max(config.student.width, HALF_WIDTH))
+    fresh = not run.exists() or overwrite
+    start_run(run, config, overwrite=overwrite, made=MADE)
     device.prepare(prepared.teacher.model or prepared.teacher.encoder)
     try:
         pairs = make_pairs(prepared.windows, prepared.teacher, config, run / "states")
     except SertuneError:
-        if fresh and not (run / "states").exists():
-            (run / "config.yaml").unlink()
-            run.rmdir()
+        if fresh and not list(run.rglob("*.safetensors")):  # nothing to go on from
+            shutil.rmtree(run, ignore_errors=True)
         raise
     if not len(pairs.train):
         raise SertuneError("nothing is left to train on: all clips are silent or can't be used")
