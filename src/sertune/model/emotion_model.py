@@ -16,6 +16,7 @@ from sertune.data.augment import augment_states
 from sertune.data.batch import Batch, LayerStates, collate, pad_states
 from sertune.errors import SertuneError
 from sertune.files import replacing
+from sertune.model.builtin import BUILTIN, EMBEDDED, EMOTION, RANDOM, RANDOM_DIGEST
 from sertune.model.encoder import Encoder, half_where_autocast, load_encoder
 from sertune.model.head import Head
 from sertune.model.loading import hub_answers
@@ -338,12 +339,12 @@ def _absolute(encoder: str) -> str:
 
 
 def find_model(path: str | Path) -> Path:
-    """The folder with ``model.json``: ``path`` itself or its ``model/``.
+    """The folder with ``model.json``: ``path`` itself or its ``model/``; or that of `builtin:emotion`.
 
     Raises:
         SertuneError: neither has one.
     """
-    folder = Path(path)
+    folder = EMBEDDED / "emotion" if str(path) == EMOTION else Path(path)
     found = next((candidate for candidate in (folder, folder / "model") if _holds_model(candidate)), None)
     if found is not None:
         return found
@@ -355,8 +356,8 @@ def find_model(path: str | Path) -> Path:
 
 
 def is_model(path: str | Path) -> bool:
-    """Whether ``path`` is the folder of a saved model, or of the run that made it."""
-    return _holds_model(Path(path)) or _holds_model(Path(path) / "model")
+    """Whether ``path`` is the folder of a saved model, or of the run that made it, or the embedded one's name."""
+    return str(path) == EMOTION or _holds_model(Path(path)) or _holds_model(Path(path) / "model")
 
 
 def _holds_model(folder: Path) -> bool:
@@ -367,7 +368,8 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
     """A saved model, or one that SpeechBrain trained (`sertune.model.speechbrain`).
 
     Args:
-        path: a run folder or its ``model/``; or a folder in SpeechBrain's layout, or its name on the hub.
+        path: a run folder or its ``model/``; `builtin:emotion`; or a folder in SpeechBrain's layout, or its name on the
+            hub.
         encoder: where the base encoder is now, if it moved.
         device: where to put it.
 
@@ -506,4 +508,6 @@ def _base_place(folder: Path, encoder: dict[str, str]) -> str:
                 f"{folder}: its base encoder is no longer at {path}; say where it is with --encoder FOLDER"
             )
         return path
+    if encoder["name"] == BUILTIN and encoder["digest"] == RANDOM_DIGEST:
+        return RANDOM
     return encoder["name"]

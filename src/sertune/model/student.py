@@ -136,6 +136,84 @@ def build_student(shape: Shape, seed: int = 0, positions: Callable[[int, int], T
     return model
 
 
+@torch.no_grad()
+def start_from(model: nn.Module, teacher: nn.Module, spread: Tensor) -> None:
+    """Gives a student a part of its teacher's weights: its first layers, with some of their channels and heads.
+
+    Kept are the channels of the states that spread most, heads evenly over the teacher's, and the inner channels of the
+    feed-forward parts with the largest product of the norms of what goes in and out. Sums over fewer channels are
+    scaled up by the square root of what is left out. This is a choice; it is a start, and far from what it becomes.
+
+    Args:
+        model: a student (`build_student`).
+        teacher: of its shape, see `can_start_from`.
+        spread: (D,) standard deviation of the channels of the teacher's states.
+    """
+    own: Any = model.config
+    theirs: Any = teacher.config
+    width, heads, inner = own.d_model, own.encoder_attention_heads, own.encoder_ffn_dim
+    channels = spread.argsort(descending=True)[:width].sort().values
+    side = theirs.d_model // theirs.encoder_attention_heads
+    picked = np.linspace(0, theirs.encoder_attention_heads - 1, heads).round().astype(int).tolist()
+    rows = torch.cat([torch.arange(head * side, (head + 1) * side) for head in picked])
+    scale = math.sqrt(theirs.d_model / width)
+    weights = teacher.state_dict()
+    for name, parameter in model.named_parameters():
+        if "embed_positions" in name:
+            continue
+        given = weights[name]
+        if name == "conv1.weight":
+            chosen = given[channels]
+        elif name == "conv2.weight":
+            chosen = given[channels][:, channels] * scale
+        elif ".fc" in name:
+            chosen = _feed_forward(weights, name, channels, inner, scale)
+        elif name.endswith("out_proj.weight"):
+            chosen = given[channels][:, rows] * scale
+        elif name.endswith("_proj.weight"):
+            chosen = given[rows][:, channels] * scale
+        elif name.endswith("_proj.bias") and "out_proj" not in name:
+            chosen = given[rows]
+        else:
+            chosen = given[channels]
+        parameter.copy_(chosen)
+
+
+def _feed_forward(weights: dict[str, Tensor], name: str, channels: Tensor, inner: int, scale: float) -> Tensor:
+    """The chosen part of a weight or bias of a feed-forward part."""
+    layer, _, which = name.partition(".fc")
+    into, out = weights[f"{layer}.fc1.weight"][:, channels], weights[f"{layer}.fc2.weight"][channels]
+    kept = (into.norm(dim=1) * out.norm(dim=0)).argsort(descending=True)[:inner].sort().values
+    if which == "1.weight":
+        return into[kept] * scale
+    if which == "1.bias":
+        return weights[name][kept]
+    if which == "2.weight":
+        return out[:, kept] * math.sqrt(out.shape[1] / inner)
+    return weights[name][channels]
+
+
+def can_start_from(shape: Shape, teacher: nn.Module) -> str:
+    """Why a student can't start from a teacher's weights; empty where it can."""
+    config: Any = teacher.config
+    if config.model_type != "whisper" or config.num_mel_bins != MELS:
+        return "it has another shape than the student; expected Whisper's, with 80 bands"
+    if config.d_model // config.encoder_attention_heads != shape.width // shape.all_heads:
+        side = config.d_model // config.encoder_attention_heads
+        return f"its attention heads have {side} channels, the student's {shape.width // shape.all_heads}"
+    for what, own, theirs in (
+        ("layers", shape.layers, config.encoder_layers),
+        ("channels", shape.width, config.d_model),
+        ("channels inside its feed-forward parts", shape.inner, config.encoder_ffn_dim),
+    ):
+        if own > theirs:
+            return f"it has {theirs} {what}, the student {own}"
+    names = set(teacher.state_dict())
+    if "layers.0.fc1.weight" not in names or "layers.0.self_attn.q_proj.weight" not in names:
+        return "a method has changed its modules; merge it first (sertune merge)"
+    return ""
+
+
 def batched_front(encoder: Encoder, mels: Tensor, lengths: Tensor) -> LayerStates:
     """States that enter the first layer, for several clips at once; each as `Encoder.front` gives it alone.
 

@@ -20,6 +20,9 @@ class StudentConfig:
     """Attention heads; 0: one for every 64 channels."""
     feed_forward: int = 0
     """Width inside the feed-forward parts; 0: four times the width."""
+    start: Literal["auto", "teacher", "random"] = "auto"
+    """`teacher`: from a part of the weights of a Whisper-shaped teacher, its first layers, which saves many epochs.
+    `random`: from nothing. `auto`: from the teacher where its shape allows."""
 
     @property
     def shape(self) -> Shape:

@@ -17,7 +17,7 @@ from sertune.errors import SertuneError
 from sertune.files import new_folder
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.merge import save_encoder
-from sertune.model.student import build_student, mel_features
+from sertune.model.student import build_student, can_start_from, mel_features, start_from
 from sertune.train.device import HALF_WIDTH, Device, describe_machine
 from sertune.train.distil.config import DISTIL, DistilConfig
 from sertune.train.distil.head import fit_head
@@ -95,6 +95,7 @@ def _prepare(config: DistilConfig) -> Prepared:
         raise SertuneError("no audio: say what to distil from with --data FOLDER; no labels are needed")
     teacher = load_teacher(config.teacher, config.layers, config.audio, config.precision, mel_features().rate)
     options = config.train
+    starts_from(teacher, config)
     windows = find_windows(
         config.data, teacher.audio, held_out=options.held_out, skip_bad=config.skip_bad, seed=config.seed
     )
@@ -107,12 +108,15 @@ def _prepare(config: DistilConfig) -> Prepared:
 def _fit(run: Path, pairs: Pairs, config: DistilConfig, device: Device) -> list[dict[str, Any]]:
     """Trains the student and writes it to ``encoder/``; the log."""
     teacher, file = pairs.teacher, run / "checkpoint.safetensors"
-    encoder = Encoder(build_student(config.student.shape, config.seed), student_features(teacher), "student")
     width = teacher.encoder.width
     if file.is_file():  # it holds them
         moments = {layer: (torch.zeros(width), torch.ones(width)) for layer in teacher.layers}
     else:
         moments = pairs.moments(config.seed)
+    model = build_student(config.student.shape, config.seed)
+    if starts_from(teacher, config) == "teacher":
+        start_from(model, teacher.encoder.model, moments[teacher.layers[0]][1])
+    encoder = Encoder(model, student_features(teacher), "student")
     torch.manual_seed(config.seed)
     target = teacher.target
     distiller = Distiller(encoder, moments, config.loss, target, 0 if target is None else target.linear)
@@ -125,6 +129,20 @@ def _fit(run: Path, pairs: Pairs, config: DistilConfig, device: Device) -> list[
     with new_folder(run / "encoder") as work:
         save_encoder(encoder, work)
     return log
+
+
+def starts_from(teacher: Teacher, config: DistilConfig) -> str:
+    """What the student starts from: `teacher` or `random`.
+
+    Raises:
+        SertuneError: it is to start from a teacher whose weights have no place in it.
+    """
+    if config.student.start == "random":
+        return "random"
+    why = can_start_from(config.student.shape, teacher.encoder.model)
+    if why and config.student.start == "teacher":
+        raise SertuneError(f"student.start = teacher: {teacher.name} can't be started from: {why}; choose random")
+    return "random" if why else "teacher"
 
 
 def _remove(path: Path) -> None:
@@ -208,6 +226,7 @@ def _report(
             "name": "encoder",
             "heads": shape.all_heads,
             "feed_forward": shape.inner,
+            "start": starts_from(teacher, config),
             "gives": {f"layer {theirs}": own for theirs, own in gives.items()},
         },
         "loss": to_dict(config.loss),
