@@ -498,7 +498,7 @@ def test_a_base_encoder_that_changed_or_went(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("trian", "unknown command 'trian'; did you mean 'train'? (known: train, compare, transfer,"),
+        ("trian", "unknown command 'trian'; did you mean 'train'? (known: train, compare, search,"),
         ("--versio", "unknown command '--versio'"),
         ("train --out out", "no data: say what to train on with --data"),
         ("train --data x.csv", "no run folder: say where the run goes with --out"),

@@ -91,6 +91,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "method.adapter.dropout": 0.1,
     },
     "paper-c-prompt": {**PEFT_SER, "method.name": "prompt", "method.layers": "all", "method.prompt.length": 5},
+    "paper-d": {
+        "encoder": "speechbrain/emotion-recognition-wav2vec2-IEMOCAP",
+        "method.name": "full",
+        "head.mix": "last",
+        "head.pooling": "mean",
+        "head.hidden": [],
+        "head.dropout": 0.0,
+        "head.start": "random",
+        "head.blend": 0.0,
+        "split.name": "random",
+        "train.schedule": "cosine",
+        "train.batch_clips": 1,
+        "train.average": 0.0,
+        "target.name": "category",
+    },
     "paper-c-head": {**PEFT_SER, "method.name": "frozen", "head.layers": list(range(1, 13))},
 }
 
@@ -128,13 +143,14 @@ def test_a_preset_trains(name: str, tiny_corpus: Path, tmp_path: Path) -> None:
         "split": "official",
         "out": str(tmp_path / "run"),
     }
-    stated["train"]["epochs"] = 1
+    last = stated["train"]["unfreeze_epoch"] + 1
+    stated["train"]["epochs"] = last
     stated["baseline"] = False
     if stated["head"]["layers"]:
         stated["head"]["layers"] = [1, 2, 3, 4]
     run = train(from_dict(stated))
     row = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][-1]
-    assert row["epoch"] == 1
+    assert row["epoch"] == last
     assert row["loss"] > 0
 
 

@@ -232,6 +232,8 @@ goes on after a stop, also with more trials; given on several machines with one 
   --objectives NAME ... The score (uar, ccc), and what to keep small beside it: seconds, energy, parameters, latency,
                         size. Several give the Pareto front. (default: the score)
   --constraints C ...   Such as 'latency<20' (ms) 'size<10' (MiB).
+  --confirm N           The N best trials, and the settings at the beginning, are scored again on other folds, which
+                        choose: the best of many scores is the luckiest too. 0: the best score wins. (default: 3)
   --winner-seeds N      Seeds with which the winner is trained. (default: 3)
   --workers N           Trials side by side on this machine, sharing its threads. With several the order in which they
                         end decides what is tried next; 1 gives the same search every time. (default: the cores, at
@@ -265,6 +267,15 @@ def search(arguments: Sequence[str]) -> int:
     return 0
 
 
+SEARCH_NUMBERS = {
+    "inner_folds": "--inner-folds",
+    "confirm": "--confirm",
+    "seeds": "--winner-seeds",
+    "workers": "--workers",
+}
+"""Options of a search that are whole numbers."""
+
+
 def _search_options(flags: list[str]) -> tuple[Any, Any]:
     """The settings that trials start from, and how to search."""
     from sertune import config as settings
@@ -279,7 +290,12 @@ def _search_options(flags: list[str]) -> tuple[Any, Any]:
             raise SertuneError(f"{flag}: is a flag of sertune train, not of sertune search")
     numbers: dict[str, Any] = {
         name: _whole(flag, text)
-        for name, flag in (("inner_folds", "--inner-folds"), ("seeds", "--winner-seeds"), ("workers", "--workers"))
+        for name, flag in (
+            ("inner_folds", "--inner-folds"),
+            ("seeds", "--winner-seeds"),
+            ("workers", "--workers"),
+            ("confirm", "--confirm"),
+        )
         if (text := _take_value(flags, flag))
     }
     texts: dict[str, Any] = {

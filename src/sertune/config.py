@@ -905,6 +905,12 @@ def takes_list(key: str) -> bool:
     return get_origin(TRAIN.hint_of(key)) is list
 
 
+def takes_text(key: str) -> bool:
+    """Whether a key's value, or what is in its list, may be text of any kind."""
+    kind = TRAIN.hint_of(key)
+    return kind is str or (get_origin(kind) is list and get_args(kind)[0] is str)
+
+
 TRAIN: Settings[RunConfig] = Settings(
     RunConfig, "train", "sertune train --data D --out RUN [...]", validate, SHORTHANDS
 )

@@ -79,10 +79,11 @@ def headline(report: _Dict) -> str:
     test = _reached(report, report["metrics"])
     seeds = len(next(iter(report["metrics"].values()))["seeds"])
     mean = f", mean of {seeds} seeds" if seeds > 1 else ""
-    dev = f"dev {found['judged']} of the winner {number('uar', found['best_dev'])}"
-    if len(report["winners"]) > 1:
-        dev = f"mean dev {found['judged']} of the winners {number('uar', found['best_dev'])}"
-    gap = f", {signed('uar', found['gap'])} above test" if found["gap"] is not None else ""
+    whose = "of the winner" if len(report["winners"]) == 1 else "of the winners, on average,"
+    dev = f"dev {found['judged']} {whose} {number('uar', found['winner_dev'])}"
+    if found["again_dev"] is not None:
+        dev += f", {number('uar', found['again_dev'])} on other folds"
+    gap = f", dev minus test {signed('uar', found['gap'])}" if found["gap"] is not None else ""
     return f"{test} on test{mean} ({dev}{gap})".replace(MINUS, "-")
 
 
@@ -197,6 +198,7 @@ def _view(report: _Dict, texts: Mapping[str, str]) -> _Dict:
         "compared": [_compared(report, name) for name in names],
         "winners": _winners(report),
         "changed": _changed(report),
+        "again": _again(report),
         "history": _history(report),
         "importance": _importance(report),
         "slices": _slices(report),
@@ -224,15 +226,13 @@ def _lead(report: _Dict) -> str:
         end = ", so that the search is not shown to have brought anything" if unsure else ""
         sentences.append(f"{start}{end}.")
     if found["gap"] is not None and found["gap"] > 0:
-        sentences.append(
-            "The winner's dev score is the best of many, and so too good: the test figure is the one to quote."
-        )
+        sentences.append("A dev score that chose is too good: the test figure is the one to quote.")
     return " ".join(sentences)
 
 
 def _compared(report: _Dict, name: str) -> _Dict:
     """The winner, the settings at the beginning and the frozen baseline on test, as strips on one axis."""
-    rows = [("Found by the search", report["metrics"][name], report["search"]["best_dev"])]
+    rows = [("Found by the search", report["metrics"][name], report["search"]["winner_dev"])]
     if report["defaults"]:
         rows.append(("Settings at the beginning", report["defaults"]["metrics"][name], report["defaults"]["dev"]))
     chosen = next((row for row in report["baseline"] if row["chosen"]), None)
@@ -260,6 +260,18 @@ def _winners(report: _Dict) -> _Dict | None:
         values = [short(row["parameters"][key]) if key in row["parameters"] else NONE for key in keys]
         rows.append([row["fold"], number("uar", row["dev_score"]), test, *values])
     return {"head": ["Fold", "Dev", "Test", *keys], "rows": rows}
+
+
+def _again(report: _Dict) -> list[list[str]]:
+    """The candidates with their scores in the search and on other folds, of the last search."""
+    rows = []
+    settings = {
+        row["trial"]: row["parameters"] for row in report["trials"] if row["fold"] == report["winners"][-1]["fold"]
+    }
+    for row in report["winners"][-1]["again"]:
+        what = _settings_text(settings[row["trial"]])
+        rows.append([str(row["trial"]), number("uar", row["dev_score"]), number("uar", row["again"]), what])
+    return rows
 
 
 def _changed(report: _Dict) -> list[tuple[str, str]]:
@@ -466,7 +478,7 @@ def _trials(report: _Dict) -> _Dict:
 def _protocol_text(report: _Dict) -> list[str]:
     protocol = report["protocol"]
     sentences = [text[:1].upper() + text[1:].rstrip(".") + "." for text in (protocol["text"], protocol["selection"])]
-    return [*sentences, *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in protocol["notes"])]
+    return [*sentences, *(f"{note.rstrip('.')}." for note in protocol["notes"])]
 
 
 def _facts(report: _Dict) -> list[tuple[str, str]]:

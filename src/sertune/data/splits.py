@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sertune.data.protocols import Fold, Positions, Published, natural_order, rows_of
 from sertune.errors import SertuneError, unknown
 
-__all__ = ["SPLITS", "Fold", "Protocol", "inner_folds", "make_protocol"]
+__all__ = ["SPLITS", "Fold", "Protocol", "inner_folds", "make_protocol", "random_folds"]
 
 SPLITS: Final = ("official", "loso", "kfold", "speaker", "random")
 
@@ -153,6 +153,28 @@ def inner_folds(
                 "can't be learnt; take more --inner-folds, or leave the class out (--target.labels, --label-map)"
             )
     return [replace(fold, train=inside[fold.train], dev=inside[fold.dev]) for fold in made]
+
+
+def random_folds(
+    utterances: pd.DataFrame, outer: Fold, count: int, *, labels: NDArray[Any] | None, seed: int = 0
+) -> list[Fold]:
+    """Stratified folds over the clips of a fold's train and dev parts, without a test part; speakers are on both sides.
+
+    Args:
+        utterances, outer, labels: as of `inner_folds`.
+        count: of folds.
+        seed: of the parts.
+    """
+    inside = np.sort(np.concatenate([outer.train, outer.dev]))
+    rows = _Rows.of(utterances, labels)
+    rng = np.random.default_rng(seed)
+    left, parts = inside, []
+    for number in range(count):
+        part = _stratified(rows, left, [1 / (count - number)], rng)[0] if number < count - 1 else left
+        parts.append(part)
+        left = np.setdiff1d(left, part)
+    nothing = inside[:0]
+    return [Fold(f"{outer.name}, {i + 1}", np.setdiff1d(inside, part), part, nothing) for i, part in enumerate(parts)]
 
 
 @dataclass(frozen=True)

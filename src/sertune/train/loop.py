@@ -220,6 +220,7 @@ class Fit:
             "loss": loss,
             "dev_loss": dev_loss,
             "dev_score": dev_score,
+            "dev_spread": spread if math.isfinite(spread) else None,
             "seconds": round(state.seconds - sum(r["seconds"] for r in state.log), 3),
             "dev_seconds": round(time.perf_counter() - began, 3),
             "lr": self.optimizer.param_groups[0]["lr"] if state.epoch else 0.0,

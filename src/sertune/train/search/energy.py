@@ -7,6 +7,8 @@ energy is not measured, and no figure is made up for it.
 
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +79,7 @@ class CodeCarbon:
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         self._tracker: Any = OfflineEmissionsTracker(
             country_iso_code="USA",  # of emissions, which are not read
-            save_to_file=False,
+            output_methods=[],
             log_level="critical",
             measure_power_secs=1,
             tracking_mode="process",
@@ -99,7 +101,8 @@ class CodeCarbon:
 
     def end(self, name: str) -> float | None:
         """Watt-hours of it."""
-        return 1000.0 * float(self._tracker.stop_task(name).energy_consumed)
+        found = self._tracker.stop_task(name)
+        return 1000.0 * float(found.energy_consumed) if found is not None else None
 
 
 class Meter:
@@ -128,21 +131,26 @@ class Meter:
         """Whether energy can be measured here."""
         return self._counter is not None
 
-    def begin(self) -> tuple[float, float, Any]:
-        """Starts a piece of work."""
-        mark = self._counter.begin() if self._counter is not None else None
-        return time.perf_counter(), time.process_time(), mark
-
-    def end(self, began: tuple[float, float, Any]) -> Spent:
-        """What it cost."""
-        seconds, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
-        return Spent(seconds, cpu, self._counter.end(began[2]) if self._counter is not None else None)
+    @contextmanager
+    def measured(self) -> Iterator[Callable[[], Spent]]:
+        """Measures what is done in the block; what it gives says, after the block, what that cost."""
+        counter, mark = self._counter, None
+        began, cpu = time.perf_counter(), time.process_time()
+        if counter is not None:
+            mark = counter.begin()
+        spent: list[Spent] = []
+        try:
+            yield lambda: spent[0]
+        finally:
+            used = counter.end(mark) if counter is not None else None
+            spent.append(Spent(time.perf_counter() - began, time.process_time() - cpu, used))
 
 
 def _codecarbon() -> CodeCarbon | None:
+    """codecarbon, if it is installed and knows this machine."""
     try:
         return CodeCarbon()
-    except ImportError:
+    except Exception:  # of whatever it looks at; it is not worth a search
         return None
 
 

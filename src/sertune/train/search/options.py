@@ -25,6 +25,7 @@ class SearchOptions:
         minutes: of this command, the states' included; 0: as long as the trials take.
         protocol: one of `PROTOCOLS`.
         inner_folds: of `nested`.
+        confirm: best trials that are scored again on other folds, which then choose; 0: the best score wins.
         seeds: with which the winner is trained.
         workers: of this command, side by side; 0: as many as pay.
         objectives: names; empty: the score alone.
@@ -42,6 +43,7 @@ class SearchOptions:
     minutes: float = 0.0
     protocol: str = "nested"
     inner_folds: int = 4
+    confirm: int = 3
     seeds: int = 3
     workers: int = 0
     objectives: tuple[str, ...] = ()
@@ -66,8 +68,10 @@ class SearchOptions:
             raise SertuneError(f"--minutes {self.minutes:g}: expected a number above 0")
         if self.inner_folds < 2:
             raise SertuneError(f"--inner-folds {self.inner_folds}: expected 2 or more, or --protocol holdout")
+        if self.confirm < 0:
+            raise SertuneError(f"--confirm {self.confirm}: expected 0 or more")
         if self.seeds < 1:
-            raise SertuneError(f"--seeds {self.seeds}: expected 1 or more")
+            raise SertuneError(f"--winner-seeds {self.seeds}: expected 1 or more")
         if not self.preset and not self.space:
             raise SertuneError(
                 f"nothing to search: name a --preset ({', '.join(presets)}), or keys in --space FILE.yaml"

@@ -1,5 +1,6 @@
 """`sertune search` from beginning to end, and a look at a search from outside."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from optuna.trial import TrialState
 from sertune.config import RunConfig, load_yaml
 from sertune.errors import SertuneError
 from sertune.progress import progress, say
+from sertune.train.search.confirm import confirm_jobs
 from sertune.train.search.options import SearchOptions
 from sertune.train.search.search import (
     ENDLESS,
@@ -27,6 +29,7 @@ from sertune.train.search.store import (
     Turns,
     Worker,
     beating,
+    close_storage,
     latest,
     open_storage,
     open_study,
@@ -34,7 +37,7 @@ from sertune.train.search.store import (
     shown,
 )
 from sertune.train.search.winner import winner_jobs, write_results
-from sertune.train.search.workers import choose_workers, in_parallel
+from sertune.train.search.workers import Counter, choose_workers, in_parallel
 
 REPORTING = "report"
 """Suffix of the study whose one trial is to train what won and to write the report: one worker does it."""
@@ -54,6 +57,13 @@ def run_search(base: RunConfig, options: SearchOptions) -> Path | None:
         SertuneError: a mistake in the settings, the space or the data; all trials fail; the storage can't be used.
     """
     search = open_search(base, options)
+    try:
+        return _run(search)
+    finally:
+        close_storage(search.storage)
+
+
+def _run(search: Search) -> Path | None:
     _run_trials(search)
     turns = _reporting(search)
     claim = turns.claim()
@@ -86,22 +96,45 @@ def _run_trials(search: Search) -> None:
             shown = done
 
         def work(place: int) -> None:
-            run_trials(search.of_this_process() if count > 1 else search, look if count == 1 else None)
+            if count == 1:
+                run_trials(search, look)
+                return
+            own = search.of_this_process()
+            try:
+                run_trials(own)
+            finally:
+                close_storage(own.storage)
 
         in_parallel(count, work, look)
     check_results(search)
 
 
 def _report(search: Search) -> Path:
-    jobs = winner_jobs(search)
+    _do(search, "Scoring the best again", confirm_jobs(search))
+    _do(search, "Training what won", winner_jobs(search))
+    return write_results(search)
+
+
+def _do(search: Search, title: str, jobs: Sequence[Callable[[], None]]) -> None:
+    """Jobs that don't depend on each other, by several workers where that pays."""
     count = choose_workers(search.options.workers, len(jobs))
+    done = Counter(len(jobs))
 
     def work(place: int) -> None:
         for job in jobs[place::count]:
             job()
+            done.up()
 
-    in_parallel(count, work)
-    return write_results(search)
+    with progress(title, len(jobs)) as advance:
+        shown = 0
+
+        def look() -> None:
+            nonlocal shown
+            now = done.value
+            advance(now - shown)
+            shown = now
+
+        in_parallel(count, work, look)
 
 
 def _reporting(search: Search) -> Turns:
@@ -141,6 +174,7 @@ def snapshot(folder: Path | None, storage: str = "", name: str = "") -> dict[str
         if not names:
             raise SertuneError(f"study {name!r} in {shown(where)}: there is none; has the search begun?")
         studies = [_study(optuna.load_study(study_name=own, storage=opened)) for own in names]
+    close_storage(opened)
     budget = record.get("trials") or None
     return {"name": name, "storage": shown(where), "budget": budget, "studies": studies}
 

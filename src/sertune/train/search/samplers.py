@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -24,6 +24,8 @@ from sertune.train.search.store import slots
 SAMPLERS = ("gp", "tpe", "random", "grid", "cmaes")
 PRUNERS = ("none", "median", "hyperband")
 MOST_STARTS = 10
+LEAST_OTHERS = 4
+"""Trials that have come as far, before one is compared with them."""
 CMA_SPREAD = 0.25
 """First standard deviation of CMA-ES, where every range is 0 to 1."""
 CMA_NOTE = "cma"
@@ -59,18 +61,32 @@ def ask_values(trial: optuna.trial.Trial, space: Space, base: RunConfig) -> Valu
 
 
 def make_pruner(name: str, folds: int, epochs: int) -> BasePruner:
-    """The pruner of a name.
+    """Optuna's pruner of a name; `median` is `falls_behind`.
 
     Args:
         name: one of `PRUNERS`.
         folds: inner folds of a trial.
         epochs: most epochs of a fold; a trial reports after each.
     """
-    if name == "median":
-        return MedianPruner(n_startup_trials=4, n_warmup_steps=1)
     if name == "hyperband":
         return HyperbandPruner(min_resource=max(1, epochs // 4), max_resource=folds * epochs + 1, reduction_factor=3)
     return NopPruner()
+
+
+def falls_behind(others: Sequence[FrozenTrial], best: float, error: float, step: int) -> bool:
+    """Whether a trial is worse than the median of the others at the same step, by more than chance.
+
+    Golovin et al. 2017 stop a trial that is below the median. On a dev part of a hundred clips single epochs differ by
+    some hundredths for no reason, so a trial is stopped only where it is below by more than a standard error.
+
+    Args:
+        others: trials of the study.
+        best: highest score of the trial so far.
+        error: standard error of a score.
+        step: where the trial is.
+    """
+    known = [trial.intermediate_values[step] for trial in others if step in trial.intermediate_values]
+    return step > 0 and len(known) >= LEAST_OTHERS and best + error < float(np.median(known))
 
 
 class SpaceSampler(BaseSampler):

@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sertune.config import RunConfig, dump_yaml, to_dict, validate
+from sertune.config import RunConfig, dump_yaml, to_dict, validate, with_values
 from sertune.corpora import published
 from sertune.data.manifest import Manifest
 from sertune.data.splits import Fold, Protocol, inner_folds
@@ -39,7 +39,7 @@ from sertune.train.search.objectives import (
 )
 from sertune.train.search.options import SearchOptions
 from sertune.train.search.presets import PRESETS, preset
-from sertune.train.search.samplers import PRUNERS, SAMPLERS, SpaceSampler, ask_values, make_pruner
+from sertune.train.search.samplers import PRUNERS, SAMPLERS, SpaceSampler, ask_values, falls_behind, make_pruner
 from sertune.train.search.space import Space, check_space, read_space, without
 from sertune.train.search.store import (
     ERROR,
@@ -135,6 +135,10 @@ class Search:
         own = replace(self, worker=worker, storage=storage, meter=Meter(), failures={})
         own.outers = [_open_outer(own, outer.fold, several=len(self.outers) > 1) for outer in self.outers]
         return own
+
+    def config_of(self, trial: FrozenTrial) -> RunConfig:
+        """The settings of a trial."""
+        return with_values(self.base, trial.user_attrs[SETTINGS])
 
     def out_of_time(self) -> bool:
         """Whether the minutes of this command are over."""
@@ -458,12 +462,18 @@ def _score(search: Search, runner: Trials, outer: Outer, claim: Claim) -> None:
         _copy(search, turns, claim, twin)
         return
 
-    def report(value: float, step: int) -> bool:
+    seen: list[float] = []
+
+    def report(value: float, error: float, step: int) -> bool:
         if search.options.pruner == "none":
             return False
+        seen.append(value)
         with patience(search.where):
             trial.report(value, step)
-            return bool(trial.should_prune())
+            if search.options.pruner == "hyperband":
+                return bool(trial.should_prune())
+            others = [other for other in turns.trials() if other.number != trial.number]
+        return falls_behind(others, max(seen), error, step)
 
     def keep(folds: list[dict[str, Any]]) -> None:
         with patience(search.where):

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sertune.config import RunConfig, all_keys, check_type, takes_list, validate, value_at, with_values
+from sertune.config import RunConfig, all_keys, check_type, takes_list, takes_text, validate, value_at, with_values
 from sertune.errors import SertuneError
 
 GRID_POINTS = 3
@@ -85,7 +85,8 @@ class Dimension:
             value = first + share * (last - first)
             return int(min(math.exp(value) if self.log else value, high))
         if self.log:
-            return float(math.exp(math.log(low) + share * (math.log(high) - math.log(low))))
+            value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+            return float(min(max(value, low), high))  # the logarithm there and back is a little off
         value = low + share * (high - low)
         return float(min(low + round((value - low) / self.step) * self.step, high)) if self.step else float(value)
 
@@ -296,8 +297,19 @@ def _used(key: str, now: Callable[[str], Any]) -> bool:
         return not {"frozen", "full"} & set(parts)
     if key == "method.front":
         return "full" in parts
-    trains = parts != ["frozen"]
-    return trains or key not in ("train.lr", "train.unfreeze_epoch", "head.blend", "head.start_regularisation")
+    if parts != ["frozen"]:
+        return True
+    if key in ("train.lr", "train.unfreeze_epoch", "head.blend", "head.start_regularisation"):
+        return False
+    solved = now("head.start") == "probe" and not now("head.hidden") and not now("head.convolutions")
+    return not (solved and _of_training(key))
+
+
+def _of_training(key: str) -> bool:
+    """Whether a key says how something trains, and so nothing where all is solved."""
+    if key.startswith("augment."):
+        return not key.startswith("augment.wave_")
+    return (key.startswith("train.") and key != "train.refit") or key in ("head.dropout", "target.label_smoothing")
 
 
 def read_space(entries: Mapping[str, Any], depth: int) -> Space:
@@ -322,7 +334,7 @@ def read_space(entries: Mapping[str, Any], depth: int) -> Space:
         elif isinstance(entry, (dict, list)):
             dimensions += _read_case(key, entry, depth, several=False)
         else:
-            fixed[key] = [entry] if takes_list(key) else entry
+            fixed[key] = [_value(key, entry)] if takes_list(key) else _value(key, entry)
             check_type(key, fixed[key])
     return Space(tuple(_in_order(dimensions)), fixed)
 
@@ -393,7 +405,8 @@ def _named(key: str, case: str, role: str = "") -> str:
 def _read_choice(name: str, key: str, values: list[Any], options: dict[str, Any]) -> Dimension:
     if not values:
         raise SertuneError(f"search space: {key}: no values to choose from")
-    wrapped = [value if isinstance(value, list) or not takes_list(key) else [value] for value in values]
+    plain = [_value(key, value) for value in values]
+    wrapped = [value if isinstance(value, list) or not takes_list(key) else [value] for value in plain]
     for value in wrapped:
         try:
             check_type(key, value)
@@ -428,13 +441,20 @@ def _read_ends(key: str, form: str, ends: list[Any], depth: int) -> tuple[float,
 
 
 def _number(end: Any) -> Any:
-    """YAML 1.1 reads 1e-6 as text."""
+    """A number that YAML 1.1 reads as text, such as 1e-6."""
     if not isinstance(end, str):
         return end
     try:
         return float(end)
     except ValueError:
         return end
+
+
+def _value(key: str, value: Any) -> Any:
+    """A value, as a number where its key wants one."""
+    if isinstance(value, list):
+        return [_value(key, item) for item in value]
+    return value if takes_text(key) else _number(value)
 
 
 def _points(key: str, points: Any) -> int:
@@ -474,7 +494,9 @@ def _in_order(dimensions: list[Dimension]) -> list[Dimension]:
 def _needs(dimension: Dimension) -> set[str]:
     """Keys that decide whether a dimension counts and how far it goes."""
     keys = {key for key, _ in dimension.when} | ({dimension.below} if dimension.below else set())
-    return keys | ({"method.name"} if dimension.key != "method.name" else set())
+    if _of_training(dimension.key):
+        keys |= {"head.start", "head.hidden", "head.convolutions"}
+    return (keys | {"method.name"}) - {dimension.key}
 
 
 def without(space: Space, keys: Mapping[str, str]) -> Space:
@@ -485,7 +507,7 @@ def without(space: Space, keys: Mapping[str, str]) -> Space:
     return replace(space, dimensions=left, fixed=fixed, notes=(*space.notes, *reasons))
 
 
-def check_space(space: Space, base: RunConfig, possible: Callable[[RunConfig], None], seed: int = 0) -> None:
+def check_space(space: Space, base: RunConfig, possible: Callable[[RunConfig], object], seed: int = 0) -> None:
     """Tries every end and choice of the space with random values of the others.
 
     Args:
@@ -514,7 +536,7 @@ def _try_value(
     base: RunConfig,
     dimension: Dimension,
     value: Any,
-    possible: Callable[[RunConfig], None],
+    possible: Callable[[RunConfig], object],
     rng: np.random.Generator,
 ) -> None:
     problem = f"search space: {dimension.name}: never counts; look at its conditions, and at method.name"

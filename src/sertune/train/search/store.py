@@ -71,6 +71,14 @@ def open_storage(where: str) -> BaseStorage:
     return _open_postgres(re.sub(r"^[^:]+", "postgresql+psycopg", where), shown(where))
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Gives back the connections of a storage."""
+    engine = getattr(storage, "engine", None)
+    if engine is not None:
+        storage.remove_session()
+        engine.dispose()
+
+
 def shown(where: str) -> str:
     """The address of a storage without its password."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", where)
@@ -89,7 +97,7 @@ def _open_journal(file: Path) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(file)))
     except OSError as error:
         raise SertuneError(f"storage {file}: can't be used ({error.strerror or error})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise SertuneError(
             f"storage {file}: is no Journal, is damaged, or is of another version of Optuna ({_line(error)}); "
             "choose another --storage"
@@ -163,12 +171,7 @@ def open_study(
         SertuneError: there is a study of that name with another record, named by its first difference.
     """
     with patience(where):
-        try:
-            study = optuna.create_study(
-                storage=storage, study_name=name, directions=list(directions), load_if_exists=True
-            )
-        except ValueError as error:
-            raise SertuneError(f"study {name!r} in {shown(where)}: {_line(error)}; choose another --study") from None
+        study = optuna.create_study(storage=storage, study_name=name, directions=list(directions), load_if_exists=True)
         before = study.user_attrs.get("sertune")
         if before is None:
             if study.get_trials(deepcopy=False):
@@ -181,6 +184,11 @@ def open_study(
         raise SertuneError(
             f"study {name!r} in {shown(where)}: a newer sertune made it (format {before['format']}, this one reads up "
             f"to {FORMAT}); update sertune"
+        )
+    if len(study.directions) != len(directions):
+        raise SertuneError(
+            f"study {name!r} in {shown(where)}: was made with {len(study.directions)} objectives, not "
+            f"{len(directions)}; give the same search to go on, or choose another --study (or --out)"
         )
     if difference := first_difference({key: before.get(key) for key in record}, record):
         key, old, new = difference

@@ -12,6 +12,7 @@ from sertune.data.splits import Fold
 from sertune.errors import SertuneError
 from sertune.model.emotion_model import EmotionModel, ModelSpec
 from sertune.train.folds import fit_fold
+from sertune.train.loop import FitResult
 from sertune.train.search.bench import Bench
 from sertune.train.search.energy import Meter, Spent
 from sertune.train.search.objectives import Costs, measure_latency, needed_mib, same_structure, trained_parameters
@@ -53,7 +54,7 @@ class Trials:
         config: RunConfig,
         folds: Sequence[Fold],
         known: Sequence[FoldScore],
-        report: Callable[[float, int], bool],
+        report: Callable[[float, float, int], bool],
         keep: Callable[[list[FoldScore]], None],
     ) -> tuple[float, Costs, list[FoldScore]]:
         """Trains on every fold, and scores it on the fold's dev part.
@@ -62,8 +63,8 @@ class Trials:
             config: settings of the trial.
             folds: inner folds.
             known: of the first of them, from a worker that went away.
-            report: is told the mean score so far after every epoch, with the number of the epoch over all folds;
-                True ends the trial.
+            report: is told the mean score so far after every epoch, its standard error, and the number of the epoch
+                over all folds; True ends the trial.
             keep: is told of every fold that is done.
 
         Returns:
@@ -79,20 +80,18 @@ class Trials:
             if place < len(done):
                 continue
             before = [row["score"] for row in done]
-            began = self.meter.begin()
 
             def watch(row: dict[str, Any], place: int = place, before: list[float] = before) -> None:
                 if self.out_of_time():
                     raise OutOfTimeError
                 step = place * (config.train.epochs + 1) + row["epoch"]
-                if report(float(np.mean([*before, row["dev_score"]])), step):
+                error = (row["dev_spread"] or 0.0) / math.sqrt(place + 1)
+                if report(float(np.mean([*before, row["dev_score"]])), error, step):
                     raise PrunedError
 
-            prepared = self.bench.prepared(config)
-            fitted = fit_fold(prepared, fold, config, watch=watch)
-            done.append(
-                _row(fold, fitted.result.dev_score, fitted.result.best_epoch, self.meter.end(began), fitted.model)
-            )
+            with self.meter.measured() as spent:
+                fitted = fit_fold(self.bench.prepared(config), fold, config, watch=watch)
+            done.append(_row(fold, fitted.result, spent(), fitted.model))
             keep(done)
         return float(np.mean([row["score"] for row in done])), self._costs(config, done), done
 
@@ -121,16 +120,16 @@ class Trials:
         return self._latencies[key]
 
 
-def _row(fold: Fold, score: float, best_epoch: int, spent: Spent, model: EmotionModel) -> FoldScore:
-    if not math.isfinite(score):
+def _row(fold: Fold, result: FitResult, spent: Spent, model: EmotionModel) -> FoldScore:
+    if not math.isfinite(result.dev_score):
         raise SertuneError(
             f"its score on the dev part of fold {fold.name!r} is not defined (NaN): all predictions are the same, or "
             "the part has no true values"
         )
     return {
         "fold": fold.name,
-        "score": score,
-        "best_epoch": best_epoch,
+        "score": result.dev_score,
+        "best_epoch": result.best_epoch,
         "seconds": round(spent.seconds, 4),
         "cpu_seconds": round(spent.cpu_seconds, 4),
         "energy": spent.watt_hours,

@@ -15,9 +15,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from sertune import __version__
-from sertune.config import RunConfig, dump_yaml, from_dict, to_dict
+from sertune.config import RunConfig, dump_yaml, to_dict
 from sertune.data.splits import Fold
-from sertune.errors import SertuneError
 from sertune.metrics.repeated import Resampled, mean_of
 from sertune.metrics.seeds import finite_or_none, metrics_over_seeds, scores_of_runs
 from sertune.metrics.summary import main_metrics, summarise
@@ -42,6 +41,7 @@ from sertune.train.folds import (
 )
 from sertune.train.loop import count_parameters
 from sertune.train.prepare import Prepared
+from sertune.train.search.confirm import scored_again, winner
 from sertune.train.search.options import PROTOCOLS
 from sertune.train.search.search import (
     COSTS,
@@ -63,21 +63,11 @@ LEVELS = (0.80, 0.90)
 
 def settings_of(search: Search, trial: FrozenTrial) -> RunConfig:
     """The settings of a trial, as they are trained in the end: on train and dev together where that is allowed."""
-    config = from_dict(_nested(to_dict(search.base), trial.user_attrs[SETTINGS]))
+    config = search.config_of(trial)
     allowed = config.train.refit == "auto" and not search.protocol.own_parts and "rater" not in config.target.parts
     if allowed and config.train.schedule != "plateau":
         config = replace(config, train=replace(config.train, refit="all"))
     return config
-
-
-def _nested(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    for key, value in changes.items():
-        *path, last = key.split(".")
-        place = values
-        for name in path:
-            place = place[name]
-        place[last] = value
-    return values
 
 
 def winner_jobs(search: Search) -> list[Callable[[], None]]:
@@ -88,8 +78,8 @@ def winner_jobs(search: Search) -> list[Callable[[], None]]:
     jobs: list[Callable[[], None]] = []
     for place, outer in enumerate(search.outers):
         folder = winner_folder(search, place, outer)
-        _forget_others(search, folder, _winner(search, outer))
-        for seed in _seeds(search, outer):
+        _forget_others(search, folder, winner(search, place, outer))
+        for seed in _seeds(search, place, outer):
             if not (folder / f"seed-{seed}" / "result.json").is_file():
                 jobs.append(partial(_train_winner, search, place, outer, seed))
     if search.base.baseline:
@@ -100,24 +90,18 @@ def winner_jobs(search: Search) -> list[Callable[[], None]]:
     return jobs
 
 
-def _seeds(search: Search, outer: Outer) -> list[int]:
+def _seeds(search: Search, place: int, outer: Outer) -> list[int]:
     """Seeds that make a difference: one for what is solved and hears the clips as they are."""
     first = search.base.seed
     count = search.options.seeds
     if outer.fold.name == FINAL:
         count = 1  # it is the model that is saved, and has no test part
-    config = settings_of(search, _winner(search, outer))
+    config = settings_of(search, winner(search, place, outer))
     fixed = config.method.name == "frozen" and config.head.start == "probe" and not config.head.hidden
     plain = fixed and not config.head.convolutions and config.head.pooling != "attentive" and config.cache.views == 1
     if plain and search.bench.target.solvable:
         count = 1
     return list(range(first, first + count))
-
-
-def _winner(search: Search, outer: Outer) -> FrozenTrial:
-    best = best_trial(search, outer)
-    assert best is not None  # as run_trials has looked
-    return best
 
 
 def winner_folder(search: Search, place: int, outer: Outer) -> Path:
@@ -126,20 +110,19 @@ def winner_folder(search: Search, place: int, outer: Outer) -> Path:
 
 
 def _train_winner(search: Search, place: int, outer: Outer, seed: int) -> None:
-    trial = _winner(search, outer)
-    config = replace(settings_of(search, trial), seed=seed)
+    config = replace(settings_of(search, winner(search, place, outer)), seed=seed)
     own = winner_folder(search, place, outer) / f"seed-{seed}"
     own.mkdir(parents=True, exist_ok=True)
-    began = search.meter.begin()
-    prepared = search.bench.prepared(config, exact=True)
-    model, known, dev_score = _fit(prepared, outer.fold, config, own)
-    tested = None
-    if len(outer.fold.test):
-        tested = write_predictions(own / "test.parquet", model, outer.fold.name, outer.fold.test, prepared, config)
-    if outer is search.outers[-1] and seed == search.base.seed:
-        measure_source(model, known.train, prepared, config)
-        model.save(search.folder / "model", model_info(prepared, outer.fold))
-    spent = search.meter.end(began)
+    with search.meter.measured() as cost:
+        prepared = search.bench.prepared(config, exact=True)
+        model, known, dev_score = _fit(prepared, outer.fold, config, own)
+        tested = None
+        if len(outer.fold.test):
+            tested = write_predictions(own / "test.parquet", model, outer.fold.name, outer.fold.test, prepared, config)
+        if outer is search.outers[-1] and seed == search.base.seed:
+            measure_source(model, known.train, prepared, config)
+            model.save(search.folder / "model", model_info(prepared, outer.fold))
+    spent = cost()
     parameters = count_parameters(model.trained_parameters()) + count_parameters(list(model.head.parameters()))
     row = {
         "seed": seed,
@@ -269,7 +252,9 @@ def write_results(search: Search) -> Path:
     pooled = pd.concat([table.assign(seed=seed) for seed, table in tables.items()], ignore_index=True)
     pooled.to_parquet(search.folder / "predictions.parquet", index=False)
     _table(rows).to_csv(search.folder / "trials.csv", index=False)
-    write_text(search.folder / "winner.yaml", winner_yaml(search, _winner(search, search.outers[-1])))
+    write_text(
+        search.folder / "winner.yaml", winner_yaml(search, winner(search, len(search.outers) - 1, search.outers[-1]))
+    )
     for place, outer in enumerate(search.outers):
         for number, trial in enumerate(front(search, outer) if len(search.objectives) > 1 else [], start=1):
             write_text(winner_folder(search, place, outer) / f"front-{number:02d}.yaml", winner_yaml(search, trial))
@@ -284,12 +269,12 @@ def _preset_name(search: Search) -> str:
 def _test_tables(search: Search) -> dict[int, pd.DataFrame]:
     """Predictions of all outer test parts, by seed; where a winner needs one seed only, it stands for all."""
     folds = [(i, outer) for i, outer in enumerate(search.outers) if len(outer.fold.test)]
-    seeds = sorted({seed for _, outer in folds for seed in _seeds(search, outer)})
+    seeds = sorted({seed for place, outer in folds for seed in _seeds(search, place, outer)})
     tables: dict[int, pd.DataFrame] = {}
     for seed in seeds:
         parts = []
         for place, outer in folds:
-            own = seed if seed in _seeds(search, outer) else search.base.seed
+            own = seed if seed in _seeds(search, place, outer) else search.base.seed
             parts.append(pd.read_parquet(winner_folder(search, place, outer) / f"seed-{own}" / "test.parquet"))
         tables[seed] = pd.concat(parts, ignore_index=True)
     return tables
@@ -409,18 +394,22 @@ def times_to(rows: Sequence[dict[str, Any]], before: float) -> dict[str, float |
 def _search(
     search: Search, rows: list[dict[str, Any]], metrics: dict[str, Any], task: dict[str, Any]
 ) -> dict[str, Any]:
-    tested = [i for i, outer in enumerate(search.outers) if len(outer.fold.test)]
-    best = [_winner(search, search.outers[i]).values[0] for i in tested]
+    tested = [(i, outer) for i, outer in enumerate(search.outers) if len(outer.fold.test)]
+    best = [trial.values[0] for _, outer in tested if (trial := best_trial(search, outer)) is not None]
+    chosen = [winner(search, i, outer).values[0] for i, outer in tested]
+    again = [found[0]["again"] for i, outer in tested if (found := scored_again(search, i, outer))]
     lead = [metrics[name]["value"] for name in main_metrics(task)]
     states = [row["state"] for row in rows]
-    best_dev = sum(best) / len(best)
+    best_dev, winner_dev = sum(best) / len(best), sum(chosen) / len(chosen)
     known = [value for value in lead if value is not None]
     test = sum(known) / len(known) if known else None
     options = search.options
     return {
         "best_dev": best_dev,
+        "winner_dev": winner_dev,
+        "again_dev": sum(again) / len(again) if len(again) == len(tested) else None,
         "test": test,
-        "gap": best_dev - test if test is not None else None,
+        "gap": winner_dev - test if test is not None else None,
         "judged": search.objectives[0].shown,
         "seconds_total": round(_seconds_total(search, rows), 3),
         "seconds_states": round(search.bench.seconds_states, 3),
@@ -464,11 +453,11 @@ def _seconds_total(search: Search, rows: Sequence[dict[str, Any]]) -> float:
 
 
 def _winner_row(search: Search, place: int, outer: Outer) -> dict[str, Any]:
-    trial = _winner(search, outer)
+    trial = winner(search, place, outer)
     folder = winner_folder(search, place, outer)
     results = [
         json.loads((folder / f"seed-{seed}" / "result.json").read_text(encoding="utf-8"))
-        for seed in _seeds(search, outer)
+        for seed in _seeds(search, place, outer)
     ]
     return {
         "fold": outer.fold.name,
@@ -482,6 +471,7 @@ def _winner_row(search: Search, place: int, outer: Outer) -> dict[str, Any]:
         "settings": trial.user_attrs[SETTINGS],
         "costs": trial.user_attrs.get(COSTS),
         "inner": trial.user_attrs.get(FOLDS, []),
+        "again": scored_again(search, place, outer),
         "seeds": results,
     }
 
@@ -517,24 +507,33 @@ def _protocol(search: Search, interval: str) -> dict[str, Any]:
     inner = len(search.outers[0].inner)
     text = search.protocol.text.rstrip(".")
     how = PROTOCOLS[options.protocol]
-    chosen = (
-        f"{inner} inner folds over the other speakers choose"
-        if options.protocol == "nested"
-        else "one dev part chooses"
-    )
-    refit = all(settings_of(search, _winner(search, outer)).train.refit == "all" for outer in search.outers)
-    again = "on train and dev together" if refit or search.base.train.refit != "none" else "on train"
+    nested = options.protocol == "nested"
+    who = f"{inner} inner folds over the other speakers choose" if nested else "one dev part chooses"
+    winners = [settings_of(search, winner(search, place, outer)) for place, outer in enumerate(search.outers)]
+    on = "on train and dev together" if all(refits(config, search.protocol) for config in winners) else "on train"
+    last = f"the winner is trained anew {on}, and its test part is scored once, after the search"
     return {
-        "text": f"{text}; {chosen} among {_trials_text(search)}",
+        "text": f"{text}; {who} among {_trials_text(search)}",
         "split": search.protocol.split,
         "folds": len(search.protocol.folds),
         "speaker_independent": search.protocol.speaker_independent,
-        "selection": f"{how}; the winner is trained anew {again}, and its test part is scored once, after the search",
+        "selection": f"{how}{_confirmed(search)}; {last}",
         "interval": interval,
         "seed": search.base.seed,
         "crop_seconds": search.base.audio.crop,
         "notes": [],
     }
+
+
+def _confirmed(search: Search) -> str:
+    """How the winner was chosen among the best, in words."""
+    rows = [scored_again(search, place, outer) for place, outer in enumerate(search.outers)]
+    if not any(rows):
+        return ""
+    folds = max(len(row[0]["folds"]) for row in rows if row)
+    most = max(len(row) for row in rows)
+    beginning = "the settings at the beginning among them"
+    return f"; the {most} best, {beginning}, are scored again on {folds} other folds, which choose"
 
 
 def _trials_text(search: Search) -> str:
@@ -545,12 +544,14 @@ def _trials_text(search: Search) -> str:
 
 def _cost(search: Search, rows: list[dict[str, Any]]) -> dict[str, Any]:
     winners = [_winner_row(search, place, outer) for place, outer in enumerate(search.outers)]
-    seeds = [row for winner in winners for row in winner["seeds"]]
-    spent = [row["costs"] for row in rows if row["costs"] and row["same_as"] is None]
+    seeds = [row for own in winners for row in own["seeds"]]
+    again = [fold for own in winners for row in own["again"] for fold in row["folds"]]
+    spent = [row["costs"] for row in rows if row["costs"] and row["same_as"] is None] + again
     energy = [cost["energy"] for cost in spent] + [row["energy"] for row in seeds]
     return {
         "seconds_total": round(_seconds_total(search, rows), 3),
         "seconds_states": round(search.bench.seconds_states, 3),
+        "seconds_again": round(sum(fold["seconds"] for fold in again), 3),
         "seconds_winners": round(sum(row["seconds"] for row in seeds), 3),
         "cpu_seconds": round(sum(cost["cpu_seconds"] for cost in spent) + sum(row["cpu_seconds"] for row in seeds), 1),
         "energy_wh": None if None in energy else round(sum(energy), 4),
@@ -598,16 +599,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
         costs = {f"cost.{key}": value for key, value in (row["costs"] or {}).items()}
         flat.append({**plain, **row["settings"], **costs, "error": row["error"], "worker": row["worker"]})
     return pd.DataFrame(flat)
-
-
-def check_reported(folder: Path) -> dict[str, Any]:
-    """The report of a finished search.
-
-    Raises:
-        SertuneError: there is none.
-    """
-    file = folder / "report.json"
-    if not file.is_file():
-        raise SertuneError(f"{folder}: no report.json; is the search finished?")
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found

@@ -24,6 +24,28 @@ MOST_WORKERS = 4
 POLL_SECONDS = 0.2
 
 
+class Counter:
+    """Counts what forked workers have done.
+
+    Args:
+        most: how many there are to do.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._value = multiprocessing.get_context("fork").Value("q", 0) if most else None
+
+    def up(self) -> None:
+        """One more is done."""
+        if self._value is not None:
+            with self._value.get_lock():
+                self._value.value += 1
+
+    @property
+    def value(self) -> int:
+        """How many are done."""
+        return int(self._value.value) if self._value is not None else 0
+
+
 def choose_workers(wanted: int, work: int) -> int:
     """How many workers to start.
 
