@@ -184,8 +184,8 @@ class MethodConfig:
     name: str = "partial"
     """`frozen`: the head alone. `partial`: the last `layers` layers. `full`: all layers. `lora`, `adapter`, `prompt`,
     `bias` (BitFit): few parameters in the last `layers` layers. Joined by +: together, e.g. `lora+prompt`."""
-    layers: int | Literal["all"] = 2
-    """How many of the last layers train; `all`."""
+    layers: int | Literal["auto", "all"] = "auto"
+    """How many of the last layers train; `all`. `auto`: two, or one where the encoder has no more."""
     front: bool = False
     """With `full`: train the front (convolutions, projections) below the layers too."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -199,8 +199,9 @@ class MethodConfig:
 
     @property
     def label(self) -> str:
-        """As it is shown: ``partial-3``, ``lora-all``, ``full``."""
-        return self.name if self.name in ("frozen", "full") else f"{self.name}-{self.layers}"
+        """As it is shown: ``partial-3``, ``lora-all``, ``full``; ``partial`` with layers that are found."""
+        plain = self.name in ("frozen", "full") or self.layers == "auto"
+        return self.name if plain else f"{self.name}-{self.layers}"
 
     def described(self) -> dict[str, Any]:
         """What counts of it, for a report: the options of the methods that are named."""
@@ -212,6 +213,8 @@ class MethodConfig:
         return values
 
 
+AUTO_LAYERS = 2
+"""How many of the last layers train with ``method.layers: auto``, where there are as many."""
 METHODS = ("frozen", "partial", "full", "lora", "adapter", "prompt", "bias")
 
 
@@ -728,7 +731,8 @@ def _validate_method(method: MethodConfig) -> None:
     once = len(set(method.parts)) == len(method.parts)
     _need(single and once, "method.name", method.name, "each method once, and frozen alone")
     layers = method.layers
-    _need(layers == "all" or layers >= 1, "method.layers", layers, "1 or more, or all (or --method frozen)")
+    good = isinstance(layers, str) or layers >= 1
+    _need(good, "method.layers", layers, "1 or more, all, or auto (or --method frozen)")
     lora, adapter = method.lora, method.adapter
     _need(lora.rank >= 1, "method.lora.rank", lora.rank, "1 or more")
     _need(lora.alpha > 0, "method.lora.alpha", lora.alpha, "a number above 0")

@@ -309,12 +309,16 @@ class EmotionModel(nn.Module):
 
         folder.mkdir(parents=True, exist_ok=True)
         spec = self.spec
+        depth = self.encoder.depth
+        layers = depth - self.encoder.first_of_last("auto") if spec.method.layers == "auto" else spec.method.layers
+        # where the updates once started is in the run's settings; what became of them is in ``adapter/``
+        method = replace(spec.method, layers=layers, lora=replace(spec.method.lora, start=""))
         description = {
             "format": FORMAT,
             "encoder": {"name": spec.encoder, "path": base or _absolute(spec.encoder), "digest": self.base_digest},
-            # where the updates once started is in the run's settings; what became of them is in ``adapter/``
-            "method": asdict(replace(spec.method, lora=replace(spec.method.lora, start=""))),
-            "head": {**spec.head.__dict__, "layers": list(self.head.layers)},  # not a default that may change
+            # of both not a default that may change
+            "method": asdict(method),
+            "head": {**spec.head.__dict__, "layers": list(self.head.layers)},
             "target": spec.target.describe(),
             "audio": {**spec.audio.__dict__, "rate": self.encoder.rate},
             "info": info if info is not None else self.info,
@@ -393,7 +397,7 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
     except SafetensorError as error:
         raise SertuneError(f"{folder / 'model.safetensors'}: damaged ({' '.join(str(error).split())})") from None
     place = encoder or _base_place(folder, trained_on)
-    if trained_on["path"] and not Path(trained_on["path"]).is_absolute():
+    if place == RANDOM or (trained_on["path"] and not Path(trained_on["path"]).is_absolute()):
         spec = replace(spec, encoder=place)
     base = load_encoder(place, check=False)
     if base.digest != trained_on["digest"]:

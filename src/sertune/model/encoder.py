@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sertune.config import AUTO_LAYERS
 from sertune.data.batch import ClipStates, LayerStates, pad_states
 from sertune.errors import AudioError, SertuneError
 from sertune.model import attention
@@ -154,14 +155,16 @@ class Encoder(nn.Module):
         modules = [*self.layers[cut:], *self.tail]
         return [parameter for module in modules for parameter in module.parameters()]
 
-    def first_of_last(self, layers: int | Literal["all"]) -> int:
-        """The first of the last ``layers`` layers.
+    def first_of_last(self, layers: int | Literal["auto", "all"]) -> int:
+        """The first of the last ``layers`` layers; ``auto``: of the last `AUTO_LAYERS`, or of all where it has fewer.
 
         Raises:
-            SertuneError: the encoder has fewer layers.
+            SertuneError: the encoder has fewer layers than are named.
         """
         if layers == "all":
             return 0
+        if layers == "auto":
+            return max(0, self.depth - AUTO_LAYERS)
         if not 1 <= layers <= self.depth:
             raise SertuneError(
                 f"method.layers = {layers}: encoder {self.name} has {self.depth} layers; choose 1 to {self.depth}"

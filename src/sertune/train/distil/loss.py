@@ -7,7 +7,7 @@ others; the student's layers may each give a layer of the teacher; the means ove
 what emotion models pool.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from sertune.train.distil.config import LossConfig
 from sertune.train.distil.pairs import PairBatch
 
 Moments = dict[int, tuple[Tensor, Tensor]]
+RIDGE = 1e-3
+"""Of the maps' start, as a share of the mean square of the student's channels."""
 
 
 def matched(student: int, layers: Sequence[int], how: str) -> dict[int, int]:
@@ -100,7 +102,7 @@ class Distiller(nn.Module):
         """
         found = {}
         for layer, frames in given.items():
-            true = (batch.states[layer] - self.get_buffer(f"mean_{layer}")) / self.get_buffer(f"spread_{layer}")
+            true = self._standardised(batch.states[layer], layer)
             found[f"layer {layer}"] = self._distance(frames.float(), true.float(), lengths)
         if outputs is not None and batch.outputs is not None and self.target is not None:
             found["outputs"] = output_distance(self.target, outputs.float(), batch.outputs)
@@ -122,6 +124,42 @@ class Distiller(nn.Module):
             means = [LayerStates(frames[None], lengths, packed=True).sums() for frames in (given, true)]
             loss = loss + weights.mean * ((means[0] - means[1]) / lengths[:, None]).abs().mean()
         return loss
+
+    @torch.no_grad()
+    def solve_maps(self, batches: Iterable[PairBatch]) -> None:
+        """Starts the maps as ridge regressions of the teacher's states on the student's as they are now.
+
+        A student that starts from its teacher's weights is near it already; from random maps the first steps would
+        take it away again (linear probing, then fine-tuning).
+
+        Args:
+            batches: some clips, on the device of the student.
+        """
+        self.eval()
+        products: dict[int, Tensor] = {}
+        targets: dict[int, Tensor] = {}
+        for batch in batches:
+            hidden = self.hidden(batch)
+            known = {}
+            for layer, own in self.pairs.items():
+                if own not in known:
+                    frames = _frames(hidden[own]).double()
+                    known[own] = nn.functional.pad(frames, (0, 1), value=1.0)
+                    products[own] = products.get(own, 0.0) + known[own].T @ known[own]
+                true = self._standardised(batch.states[layer], layer).double()
+                targets[layer] = targets.get(layer, 0.0) + known[own].T @ true
+        for product in products.values():
+            product.diagonal().add_(RIDGE * product.diagonal().mean())
+        for layer, target in targets.items():
+            product = products[self.pairs[layer]]
+            solved = torch.linalg.solve(product, target)
+            linear = self.maps[str(layer)]
+            assert isinstance(linear, nn.Linear)
+            linear.weight.copy_(solved[:-1].T)
+            linear.bias.copy_(solved[-1])
+
+    def _standardised(self, states: Tensor, layer: int) -> Tensor:
+        return (states - self.get_buffer(f"mean_{layer}")) / self.get_buffer(f"spread_{layer}")
 
     # -- saving, as `sertune.train.checkpoint` wants it --------------------------------------------------------------
 

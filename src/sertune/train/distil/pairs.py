@@ -1,6 +1,6 @@
 """What teacher and student make of the same samples: kept on disk, or computed for every batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,9 @@ _Clip = tuple[Tensor, dict[int, Tensor], Tensor | None]
 """Log-mel spectrum (T, 80), the teacher's states by layer and its outputs, float32."""
 MELS_PER_SECOND = 100.0
 SAMPLED = 1000
-"""Clips whose states tell the mean and spread of each channel."""
+"""Clips whose states tell the mean and spread of each channel; half as many start the maps."""
+FEW = 8
+"""Clips in a batch of those."""
 
 
 @dataclass
@@ -132,6 +134,12 @@ class Pairs:
             states, _ = self.teacher.encoder.clip_layers(audio, self.teacher.layers, top=max(self.teacher.layers))
         outputs = self.teacher.outputs(audio) if self.teacher.model is not None else None
         return mel_rows(self.features, audio), {layer: tensor.float() for layer, tensor in states.items()}, outputs
+
+    def some(self, seed: int, device: torch.device) -> Iterator[PairBatch]:
+        """Some training clips as they are, in small batches."""
+        order = np.random.default_rng(derive_seed(seed, "maps")).permutation(self.train)[: SAMPLED // 2].tolist()
+        for start in range(0, len(order), FEW):
+            yield self.view(order[start : start + FEW]).to(device)
 
     def moments(self, seed: int) -> dict[int, tuple[Tensor, Tensor]]:
         """Mean and spread (D,) of each channel of the teacher's layers, over the frames of some training clips."""

@@ -114,7 +114,8 @@ def _fit(run: Path, pairs: Pairs, config: DistilConfig, device: Device) -> list[
     else:
         moments = pairs.moments(config.seed)
     model = build_student(config.student.shape, config.seed)
-    if starts_from(teacher, config) == "teacher":
+    from_teacher = starts_from(teacher, config) == "teacher"
+    if from_teacher:
         start_from(model, teacher.encoder.model, moments[teacher.layers[0]][1])
     encoder = Encoder(model, student_features(teacher), "student")
     torch.manual_seed(config.seed)
@@ -122,6 +123,8 @@ def _fit(run: Path, pairs: Pairs, config: DistilConfig, device: Device) -> list[
     distiller = Distiller(encoder, moments, config.loss, target, 0 if target is None else target.linear)
     device.prepare(distiller)
     encoder.use_attention(device.kernel())
+    if from_teacher and not file.is_file():
+        distiller.solve_maps(pairs.some(config.seed, device.torch))
     log = DistilFit(distiller, pairs, config, device, file).run()
     encoder.clear()
     _remove(run / "encoder")
