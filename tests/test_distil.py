@@ -20,7 +20,15 @@ from sertune.data.batch import LayerStates
 from sertune.errors import SertuneError
 from sertune.model.emotion_model import load_model
 from sertune.model.encoder import Encoder, load_encoder
-from sertune.model.student import Shape, batched_front, build_student, mel_features, sinusoids
+from sertune.model.student import (
+    Shape,
+    batched_front,
+    build_student,
+    can_start_from,
+    mel_features,
+    sinusoids,
+    start_from,
+)
 from sertune.model.targets import CategoryTarget, DimensionTarget
 from sertune.train.distil.config import DISTIL, DistilConfig, LossConfig
 from sertune.train.distil.loop import DistilFit
@@ -110,6 +118,85 @@ def test_sizes_that_cannot_be(shape: Shape, words: str) -> None:
     with pytest.raises(SertuneError) as error:
         shape.check()
     assert words in str(error.value)
+
+
+# -- its start -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide() -> Encoder:
+    """A teacher of a student's shape: three layers of 64 channels, four heads of 16."""
+    return Encoder(build_student(Shape(3, 64, 4, 96), seed=1), mel_features(), "teacher", check=False)
+
+
+def test_a_student_of_its_teachers_size_starts_as_its_first_layers(wide: Encoder) -> None:
+    student = Encoder(build_student(Shape(2, 64, 4, 96)), mel_features(), "s", check=False)
+    start_from(student.model, wide.model, torch.ones(64))
+    clip = wide.noise(0.5)
+    frames = [encoder.clip_layers(clip, [0, 1], top=1)[0] for encoder in (student, wide)]
+    for layer in (0, 1):
+        torch.testing.assert_close(frames[0][layer], frames[1][layer], rtol=0, atol=0)
+
+
+def test_a_smaller_student_starts_from_a_part_of_every_weight(wide: Encoder) -> None:
+    """Its channels are those that spread most; inside the feed-forward part those with the largest weights."""
+    student = build_student(Shape(1, 32, 2, 16))
+    spread = torch.linspace(1, 2, 64)
+    start_from(student, wide.model, spread)
+    mine, theirs = student.state_dict(), wide.model.state_dict()
+    kept = torch.arange(32, 64)
+    assert torch.equal(mine["conv1.weight"], theirs["conv1.weight"][kept])
+    torch.testing.assert_close(mine["conv2.weight"], 2**0.5 * theirs["conv2.weight"][kept][:, kept])
+    heads = torch.cat([torch.arange(16), torch.arange(48, 64)])  # the first and the last
+    name = "layers.0.self_attn.q_proj.weight"
+    torch.testing.assert_close(mine[name], 2**0.5 * theirs[name][heads][:, kept])
+    into, out = theirs["layers.0.fc1.weight"][:, kept], theirs["layers.0.fc2.weight"][kept]
+    inner = (into.norm(dim=1) * out.norm(dim=0)).argsort(descending=True)[:16].sort().values
+    torch.testing.assert_close(mine["layers.0.fc1.weight"], 2**0.5 * into[inner])
+    torch.testing.assert_close(mine["layers.0.fc2.weight"], 6**0.5 * out[:, inner])
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (Shape(4, 64, 4, 96), "it has 3 layers, the student 4"),
+        (Shape(1, 64, 2, 96), "its attention heads have 16 channels, the student's 32"),
+        (Shape(1, 80, 5, 96), "it has 64 channels, the student 80"),
+        (Shape(1, 64, 4, 97), "it has 96 channels inside its feed-forward parts, the student 97"),
+        (Shape(1, 64, 4, 96), ""),
+    ],
+)
+def test_who_can_start_from_whom(wide: Encoder, shape: Shape, words: str) -> None:
+    assert can_start_from(shape, wide.model) == words
+
+
+def test_maps_start_solved(wide: Encoder) -> None:
+    """Where a teacher's layer is a linear map of the student's, the loss starts at nearly nothing."""
+    student = Encoder(build_student(Shape(1, 64, 4, 96)), mel_features(), "s", check=False)
+    torch.manual_seed(0)
+    spread = torch.rand(48) + 0.5
+    distiller = Distiller(student, {3: (torch.randn(48), spread)}, LossConfig(cosine=0.0, mean=0.0))
+    mels = torch.randn(2, 60, 80)
+    batch = PairBatch(mels, torch.tensor([60, 41]), {}, None, ["a", "b"])
+    with torch.no_grad():
+        frames = distiller.hidden(batch)[1].pack().states[0]
+        batch.states[3] = frames[:, :48].double().float() @ torch.randn(48, 48) + 3
+        before = distiller.distances(batch.lengths, distiller.predicted(batch)[1], None, batch)["layer 3"]
+        distiller.solve_maps([batch])
+        after = distiller.distances(batch.lengths, distiller.predicted(batch)[1], None, batch)["layer 3"]
+    assert float(after) < 0.1 * float(before)
+
+
+def test_a_run_says_what_its_student_started_from(whole: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    assert report_of(whole)["student"]["start"] == "teacher"
+    flags = ("--student.start", "random", "--train.epochs", "1")
+    run = distil(settings(tiny_corpus, tmp_path / "run", *flags))
+    assert report_of(run)["student"]["start"] == "random"
+    deep = ("--student.layers", "5", "--student.width", "96", "--student.heads", "3")
+    with pytest.raises(
+        SertuneError, match=r"student.start = teacher: builtin:random can't be started from: it has 4 layers"
+    ):
+        distil(settings(tiny_corpus, tmp_path / "b", "--student.start", "teacher", *deep))
 
 
 # -- the loss --------------------------------------------------------------------------------------------------------

@@ -127,7 +127,9 @@ def test_saved_model_gives_the_same_output(family: str, folders: dict[str, str],
 
     encoder = load_encoder(folders[family], check=False)
     _ = encoder.digest
-    head = HeadConfig(pooling="attentive", mix="weighted", layers=[min(2, encoder.depth - 1), encoder.depth], hidden=[8])
+    head = HeadConfig(
+        pooling="attentive", mix="weighted", layers=[min(2, encoder.depth - 1), encoder.depth], hidden=[8]
+    )
     if family == "sew":  # its last layer has another frame rate, which attention over single layers allows
         head = HeadConfig(pooling="attentive", layers=[1, 3], hidden=[8])
     spec = ModelSpec(folders[family], MethodConfig("partial", 1), head, CategoryTarget(("a", "b")), AudioConfig())
