@@ -38,6 +38,7 @@ def embed_emotion(run: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "model.json"):
         shutil.copyfile(run / "model" / name, into / name)
+        (into / name).chmod(0o644)
 
 
 def main() -> None:
