@@ -309,10 +309,8 @@ class EmotionModel(nn.Module):
 
         folder.mkdir(parents=True, exist_ok=True)
         spec = self.spec
-        depth = self.encoder.depth
-        layers = depth - self.encoder.first_of_last("auto") if spec.method.layers == "auto" else spec.method.layers
         # where the updates once started is in the run's settings; what became of them is in ``adapter/``
-        method = replace(spec.method, layers=layers, lora=replace(spec.method.lora, start=""))
+        method = replace(self.encoder.resolved(spec.method), lora=replace(spec.method.lora, start=""))
         description = {
             "format": FORMAT,
             "encoder": {"name": spec.encoder, "path": base or _absolute(spec.encoder), "digest": self.base_digest},

@@ -15,7 +15,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sertune.config import AUTO_LAYERS
+from sertune.config import AUTO_LAYERS, MethodConfig
 from sertune.data.batch import ClipStates, LayerStates, pad_states
 from sertune.errors import AudioError, SertuneError
 from sertune.model import attention
@@ -170,6 +170,10 @@ class Encoder(nn.Module):
                 f"method.layers = {layers}: encoder {self.name} has {self.depth} layers; choose 1 to {self.depth}"
             )
         return self.depth - layers
+
+    def resolved(self, method: MethodConfig) -> MethodConfig:
+        """A method with the number of layers that ``auto`` stands for in this encoder."""
+        return replace(method, layers=min(AUTO_LAYERS, self.depth)) if method.layers == "auto" else method
 
     def set_trainable(self, parameters: Sequence[nn.Parameter], cut: int, *, front: bool = False) -> None:
         """Marks what trains, beside what already does; called by the methods.
