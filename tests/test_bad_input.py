@@ -86,7 +86,7 @@ def table(tiny_corpus: Path) -> pd.DataFrame:
         ("--overwite", "did you mean --overwrite?"),
         ("--method frosen", "unknown method 'frosen'; did you mean 'frozen'?"),
         ("--method partial --method.layers 9", "method.layers = 9: encoder builtin:random has 4 layers; choose 1 to 4"),
-        ("--method.layers two", "method.layers: expected int or 'auto' or 'all', found two"),
+        ("--method.layers two", "method.layers: expected int or 'auto', 'all', found two"),
         ("--precision fp8", "precision: expected one of"),
         ("--precision fp16", "precision = fp16: needs a GPU"),
         ("--train.epochs 3 --train.unfreeze_epoch 3", "the encoder would never train in 3 epochs"),

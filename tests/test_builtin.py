@@ -43,13 +43,13 @@ def test_the_package_stays_small_and_holds_all_of_it() -> None:
     held = {path.relative_to(package / "model" / "embedded").as_posix() for path in files if "embedded" in path.parts}
     weights = {f"{folder}/model.safetensors" for folder in ("encoder", "emotion")}
     cards = {f"{folder}/CARD.md" for folder in ("encoder", "emotion")}
-    assert held == weights | cards | {"encoder/config.json", "emotion/model.json"}
+    assert held == weights | cards | {"encoder/config.json", "encoder/LICENSE", "emotion/model.json"}
 
 
 @pytest.mark.parametrize(
     ("folder", "words"),
     [
-        ("encoder", ("Whisper tiny.en", "MIT", "CC BY 4.0", "CC0", "Apache-2.0", "LibriSpeech", "sertune distil")),
+        ("encoder", ("Whisper tiny.en", "MIT", "CC BY 4.0", "Apache-2.0", "LibriSpeech", "sertune distil", "Seed 0")),
         ("emotion", ("ten actors", "German", "acted", "EmoDB (2 s)", "leave one speaker out", "URDU", "must not be")),
     ],
 )
