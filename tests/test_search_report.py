@@ -294,7 +294,9 @@ def test_a_flag_fixes_a_key_of_the_preset(
 def test_null_takes_a_key_out_of_a_preset(
     tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "less.yaml").write_text("head.pooling: null\nhead.mix: concat\nhead.standardise: null\n")
+    (tmp_path / "less.yaml").write_text(
+        "head.pooling: null\nhead.mix: concat\nhead.standardise: null\naugment.wave_speed: null\ncache.views: null\n"
+    )
     more = ["--preset", "head", "--space", str(tmp_path / "less.yaml"), "--trials", "1", "--baseline", "false"]
     assert main([*flags(tiny_corpus, tmp_path / "s"), *more]) == 0
     searched = report_of(tmp_path / "s")["search"]["space"]["searched"]

@@ -112,7 +112,7 @@ def test_models_begin_with_the_settings_at_the_beginning(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gp", "tpe"])
 def test_models_find_more_than_chance(kind: str) -> None:
     def best(name: str) -> float:
-        return float(np.mean([search(name, 25, seed)[0].best_value for seed in range(3)]))
+        return float(np.mean([search(name, 18, seed)[0].best_value for seed in range(3)]))
 
     assert best(kind) > best("random") + 0.1
 
@@ -134,9 +134,9 @@ def test_the_gaussian_process_learns_from_trials_that_were_ended_early() -> None
     def bad_half(number: int) -> TrialState:
         return TrialState.PRUNED if number % 2 else TrialState.COMPLETE
 
-    kept = [search("gp", 20, seed, told=bad_half)[0] for seed in range(3)]
+    kept = [search("gp", 16, seed, told=bad_half)[0] for seed in range(3)]
     best = [max(t.values[0] for t in study.trials if t.values) for study in kept]
-    chance = [search("random", 20, seed)[0].best_value for seed in range(3)]
+    chance = [search("random", 16, seed)[0].best_value for seed in range(3)]
     assert np.mean(best) > np.mean(chance)
 
 

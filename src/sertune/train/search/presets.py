@@ -6,6 +6,8 @@ PRESETS = ("paper-d", "head", "method")
 
 SAMPLES = (32_000, 48_000, 64_000, 80_000, 112_000, 160_000)
 """Maximum lengths of arXiv 2510.07052, in samples at 16 kHz."""
+SPEEDS = [0.85, 1.18]
+"""Range of the speeds at which clips are heard again, the pitch with it."""
 MOST_LAYERS = 4
 """Layers that `method` trains at most; later ones matter most (arXiv 2503.03756: three)."""
 
@@ -39,6 +41,8 @@ def _head() -> dict[str, Any]:
         "head.pooling": ["mean", "mean+std"],
         "head.standardise": ["channel", "layer", "none"],
         "head.regularisation": {"log": [1e-3, 1.0]},
+        "augment.wave_speed": [[], SPEEDS],
+        "cache.views": {"choice": [3], "when": {"augment.wave_speed": [SPEEDS]}},
     }
 
 
