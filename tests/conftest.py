@@ -62,5 +62,5 @@ def tiny_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
     run = tmp_path_factory.mktemp("tiny") / "run"
     flags = ["--method", "frozen", "--baseline", "false", "--out", str(run)]
-    assert main(["train", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+    assert main(["train", "--encoder", "builtin:random", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
     return run

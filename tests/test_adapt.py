@@ -29,7 +29,18 @@ from sertune.model.targets import CategoryTarget
 def runs(tiny_corpus: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Saved models: frozen, fine-tuned with a readout below the cut, and of dimensions."""
     folder = tmp_path_factory.mktemp("runs")
-    common = ["--data", f"synthetic:{tiny_corpus}", "--baseline", "false", "--train.epochs", "1", "--split", "speaker"]
+    common = [
+        "--encoder",
+        "builtin:random",
+        "--data",
+        f"synthetic:{tiny_corpus}",
+        "--baseline",
+        "false",
+        "--train.epochs",
+        "1",
+        "--split",
+        "speaker",
+    ]
     for name, flags in {
         "partial": ["--method", "partial", "--method.layers", "1"],
         "convolutions": ["--method", "partial", "--head.convolutions", "8", "--head.blend", "0"],

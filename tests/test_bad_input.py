@@ -54,7 +54,16 @@ def train(refuse: Refuse, tiny_corpus: Path) -> Refuse:
     """Trains on the tiny corpus, or on other data, and must fail."""
 
     def run(*flags: object, data: object = None, **options: Any) -> str:
-        fixed = ["--data", data or f"synthetic:{tiny_corpus}", "--out", "out", "--baseline", "false"]
+        fixed = [
+            "--encoder",
+            "builtin:random",
+            "--data",
+            data or f"synthetic:{tiny_corpus}",
+            "--out",
+            "out",
+            "--baseline",
+            "false",
+        ]
         return refuse("train", *fixed, "--method", "frozen", *flags, **options)
 
     return run
@@ -76,8 +85,8 @@ def table(tiny_corpus: Path) -> pd.DataFrame:
         ("--methd frozen", "unknown flag --methd; did you mean --method?"),
         ("--overwite", "did you mean --overwrite?"),
         ("--method frosen", "unknown method 'frosen'; did you mean 'frozen'?"),
-        ("--method partial --method.layers 9", "method.layers = 9: encoder builtin has 4 layers; choose 1 to 4"),
-        ("--method.layers two", "method.layers: expected int or 'all', found two"),
+        ("--method partial --method.layers 9", "method.layers = 9: encoder builtin:random has 4 layers; choose 1 to 4"),
+        ("--method.layers two", "method.layers: expected int or 'auto', 'all', found two"),
         ("--precision fp8", "precision: expected one of"),
         ("--precision fp16", "precision = fp16: needs a GPU"),
         ("--train.epochs 3 --train.unfreeze_epoch 3", "the encoder would never train in 3 epochs"),
@@ -454,7 +463,7 @@ def described(model: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda m: described(m, lambda d: d["head"].update(layers=[99])), "head.layers = [99]: the encoder has layers"),
         (
             lambda m: described(m, lambda d: d["encoder"].update(digest="0" * 32)),
-            "digest 000000000000, but builtin has",
+            "digest 000000000000, but builtin:random has",
         ),
         (
             lambda m: described(m, lambda d: d["encoder"].update(name="a/b/c", path="/no/a/b/c")),
@@ -480,7 +489,7 @@ def test_a_base_encoder_that_changed_or_went(
     write(tmp_path / "a.wav", noise(16000))
     save_family("wav2vec2-group", tmp_path / "base")
     flags = ["--method", "frozen", "--baseline", "false", "--encoder", "base", "--out", "run"]
-    assert main(["train", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+    assert main(["train", "--encoder", "builtin:random", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
     assert main(["predict", "run", "a.wav"]) == 0
     capsys.readouterr()
     shutil.copytree("base", "other")
@@ -577,7 +586,7 @@ def test_a_run_that_is_there_already(train: Refuse, refuse: Refuse, tiny_run: Pa
 def test_a_run_that_was_killed_at_its_very_start_goes_on(tiny_corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml.part").write_text("da")
     flags = ["--method", "frozen", "--baseline", "false", "--out", str(tmp_path)]
-    assert main(["train", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+    assert main(["train", "--encoder", "builtin:random", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
     assert not (tmp_path / "config.yaml.part").exists()
 
 
@@ -618,7 +627,17 @@ def test_a_full_disk(
     name: str,
 ) -> None:
     run = tmp_path / "run"
-    command = ["train", "--data", f"synthetic:{tiny_corpus}", "--out", str(run), "--method", "frozen"]
+    command = [
+        "train",
+        "--encoder",
+        "builtin:random",
+        "--data",
+        f"synthetic:{tiny_corpus}",
+        "--out",
+        str(run),
+        "--method",
+        "frozen",
+    ]
     command += ["--baseline", "false"]
     replace = Path.replace
 
@@ -687,7 +706,17 @@ def test_an_error_of_the_program_keeps_its_trace(
 
     monkeypatch.setattr("sertune.model.encoder.Encoder.clip_layers", broken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        main(["train", "--data", f"synthetic:{tiny_corpus}", "--out", str(tmp_path / "run")])
+        main(
+            [
+                "train",
+                "--encoder",
+                "builtin:random",
+                "--data",
+                f"synthetic:{tiny_corpus}",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
 
 
 def test_a_closed_pipe_and_a_full_device_show_no_trace() -> None:

@@ -39,7 +39,7 @@ NOISE = {"wave_noise": [5.0, 10.0]}
 @pytest.fixture(scope="module")
 def builtin() -> Encoder:
     """Made once; every run gets a copy."""
-    return load_encoder("builtin")
+    return load_encoder("builtin:random")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, builtin: Encoder) -> None:
     monkeypatch.setattr(disk, "SETTLED_SECONDS", -1e9)
     monkeypatch.setattr(
         "sertune.train.prepare.load_encoder",
-        lambda name: copy.deepcopy(builtin) if name == "builtin" else load_encoder(name),
+        lambda name: copy.deepcopy(builtin) if name == "builtin:random" else load_encoder(name),
     )
 
 
@@ -232,7 +232,7 @@ def test_what_changes_the_numbers_changes_the_states(
     encoder_folder: Path,
     tmp_path: Path,
 ) -> None:
-    encoder = shutil.copytree(encoder_folder, tmp_path / "encoder") if change is not None else "builtin"
+    encoder = shutil.copytree(encoder_folder, tmp_path / "encoder") if change is not None else "builtin:random"
     corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
     old = states_of(corpus, tmp_path / "cache", encoder=str(encoder))
     if change is not None:
@@ -633,7 +633,9 @@ def cache(tiny_corpus: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     for layers in (1, 2):
         flags = ["--method.layers", str(layers), "--cache.folder", str(folder), "--split", "official"]
-        assert main(["cache", "build", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+        assert (
+            main(["cache", "build", "--encoder", "builtin:random", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+        )
     listed = {entry["layer"]: entry["id"] for entry in sets(folder)}
     os.utime(folder / listed[3] / "key.json", (1e9, 1e9))
     return folder

@@ -20,7 +20,16 @@ def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     """A categorical and a dimensional run, made by the command line."""
     root = tmp_path_factory.mktemp("runs")
     for target in ("category", "dimension"):
-        flags = ["--data", f"synthetic:{corpus}", "--encoder", "builtin", "--target", target, "--method", "partial"]
+        flags = [
+            "--data",
+            f"synthetic:{corpus}",
+            "--encoder",
+            "builtin:random",
+            "--target",
+            target,
+            "--method",
+            "partial",
+        ]
         flags += ["--method.layers", "2", "--split", "official", "--precision", "fp32", "--seed", "1"]
         assert main(["train", *flags, "--train.epochs", "2", "--out", str(root / target)]) == 0
     return {target: root / target for target in ("category", "dimension")}
@@ -137,7 +146,13 @@ def test_evaluate_on_new_data_gives_the_figures_of_the_run(runs: dict[str, Path]
 
 
 def test_a_random_split_is_flagged(corpus: Path, tmp_path: Path) -> None:
-    config = {"data": [f"synthetic:{corpus}"], "split": "random", "method": "frozen", "out": str(tmp_path / "run")}
+    config = {
+        "encoder": "builtin:random",
+        "data": [f"synthetic:{corpus}"],
+        "split": "random",
+        "method": "frozen",
+        "out": str(tmp_path / "run"),
+    }
     run = sertune.run(from_dict(config))
     report = json.loads((run / "report.json").read_text())
     assert report["protocol"]["speaker_independent"] is False

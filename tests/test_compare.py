@@ -38,6 +38,7 @@ SEEDS = (0, 1)
 
 def base(corpus: Path, out: Path, **changes: Any) -> RunConfig:
     values: dict[str, Any] = {
+        "encoder": "builtin:random",
         "data": [f"synthetic:{corpus}"],
         "split": "official",
         "train": {"epochs": 2, "batch_clips": 8, "average": 0.5},
@@ -232,7 +233,17 @@ def test_the_command_runs_every_method_in_its_own_process(
     fail = "echo loading >&2; echo 'sertune: method.layers = 9: it has 4' >&2; exit 1"
     script = f"""if grep -q "name: partial" "$6"; then {fail}; fi\nexec '{sys.executable}' "$@" """
     monkeypatch.setattr("sys.executable", stand_in(tmp_path, script))
-    command = ["compare", "--methods", "frozen", "partial-9", "--data", f"synthetic:{tiny_corpus}", "--split=official"]
+    command = [
+        "compare",
+        "--methods",
+        "frozen",
+        "partial-9",
+        "--encoder",
+        "builtin:random",
+        "--data",
+        f"synthetic:{tiny_corpus}",
+        "--split=official",
+    ]
     command += ["--baseline", "false", "--out", str(tmp_path / "out")]
     assert main(command) == 1
     captured = capsys.readouterr()

@@ -202,6 +202,7 @@ def test_different_frame_rates_are_refused_before_states_are_computed(tiny_corpu
 @pytest.mark.parametrize("method", [{"name": "frozen"}, {"name": "partial", "layers": 1}, {"name": "full"}])
 def test_a_convolved_head_trains_and_is_saved(method: dict[str, Any], tiny_corpus: Path, tmp_path: Path) -> None:
     values = {
+        "encoder": "builtin:random",
         "data": f"synthetic:{tiny_corpus}",
         "method": method,
         "head": {"mix": "weighted", "layers": [2, 3, 4], "convolutions": [32, 32], "hidden": [32], "dropout": 0.0},

@@ -47,6 +47,8 @@ METHODS = {
 }
 UNLIKE = ("hubert", "wavlm", "sew", "w2v-bert", "whisper", "builtin")
 """Families whose modules have unlike names or places; what only depends on these is tested on them."""
+PROMPT_SLACK = {"builtin": 0.03}
+"""Trained weights on noise attend to some prompts far more than to a frame, and their gates start at a millionth."""
 CONVOLUTIONAL = ("w2v-bert", "w2v-bert-relative")
 CASES = [(f, m) for f in ALL for m in METHODS if not (f in CONVOLUTIONAL and "prompt" in m)]
 SAVED = [(f, m) for f, m in CASES if f in UNLIKE or m in ("lora+bias", "adapter+lora")]
@@ -138,8 +140,9 @@ def test_it_starts_as_the_identity_and_is_taken_away_without_trace(family: str, 
     weights = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
     model = build(encoder, METHODS[method])
     size = float(before.abs().max())
-    torch.testing.assert_close(states(encoder), before, atol=1e-5 * size if "prompt" in method else 0, rtol=0)
-    assert encoder.cut == (0 if method == "full" else encoder.depth - 2)
+    slack = PROMPT_SLACK.get(family, 1e-5) * size if "prompt" in method else 0
+    torch.testing.assert_close(states(encoder), before, atol=slack, rtol=0)
+    assert encoder.cut == (0 if method == "full" else max(0, encoder.depth - 2))
     if not {"partial", "full", "bias"} & set(METHODS[method].parts):
         randomise(model)
         assert not torch.allclose(states(encoder), before, atol=1e-4)
@@ -223,7 +226,7 @@ def test_merged_equals_unmerged(family: str, method: str, shared: Bases) -> None
     expected = model.predict_audio(clips)
     merged = merge(model)
     assert tree(encoder) == before
-    assert merged.spec.method == MethodConfig("partial", 2)
+    assert merged.spec.method == MethodConfig("partial", min(2, encoder.depth))
     torch.testing.assert_close(merged.predict_audio(clips), expected, atol=1e-4, rtol=1e-4)
     once = merged.predict_audio(clips)
     torch.testing.assert_close(merge(merged).predict_audio(clips), once, atol=0, rtol=0)

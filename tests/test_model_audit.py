@@ -25,7 +25,7 @@ FEW = ("white-5", "telephone", "quiet-20", "silence-after")
 def ratings_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("ratings") / "run"
     flags = ["--method", "frozen", "--baseline", "false", "--target", "dimension", "--out", str(run)]
-    assert main(["train", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+    assert main(["train", "--encoder", "builtin:random", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
     return run
 
 
@@ -34,7 +34,21 @@ def plane_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     run = tmp_path_factory.mktemp("plane") / "run"
     flags = ["--target", "distribution", "--target.distribution.of", "plane", "--out", str(run)]
     assert (
-        main(["train", "--data", f"synthetic:{tiny_corpus}", "--method", "frozen", "--baseline", "false", *flags]) == 0
+        main(
+            [
+                "train",
+                "--encoder",
+                "builtin:random",
+                "--data",
+                f"synthetic:{tiny_corpus}",
+                "--method",
+                "frozen",
+                "--baseline",
+                "false",
+                *flags,
+            ]
+        )
+        == 0
     )
     return run
 

@@ -21,8 +21,8 @@ NAMES = tuple(f"p{i + 1:02d}" for i in range(30))
 
 def model_of(target: Target, method: str = "frozen") -> EmotionModel:
     torch.manual_seed(0)
-    spec = ModelSpec("builtin", MethodConfig(method, 1), HeadConfig(mix="last", pooling="mean"), target)
-    return EmotionModel(load_encoder("builtin", check=False), spec).eval()
+    spec = ModelSpec("builtin:random", MethodConfig(method, 1), HeadConfig(mix="last", pooling="mean"), target)
+    return EmotionModel(load_encoder("builtin:random", check=False), spec).eval()
 
 
 def clips(model: EmotionModel, count: int, seed: int, windows: int = 1) -> list[Vectors]:

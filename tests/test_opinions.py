@@ -288,7 +288,7 @@ def test_the_task_says_what_is_predicted() -> None:
 def rated_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("rated") / "run"
     flags = ["--target", "rater", "--method", "frozen", "--train.epochs", "1", "--out", str(run)]
-    assert main(["train", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
+    assert main(["train", "--encoder", "builtin:random", "--data", f"synthetic:{tiny_corpus}", *flags]) == 0
     return run
 
 

@@ -15,6 +15,7 @@ from sertune.train.run import train
 
 def settings(corpus: Path, **changes: Any) -> RunConfig:
     values: dict[str, Any] = {
+        "encoder": "builtin:random",
         "data": [f"synthetic:{corpus}"],
         "split": "official",
         "method": {"name": "partial", "layers": 2},
@@ -79,7 +80,17 @@ def test_the_line_through_measured_costs() -> None:
 
 
 def test_the_command_prints_it_and_needs_no_folder(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--data", f"synthetic:{corpus}", "--split", "official", "--method", "partial", "--dry-run"]
+    flags = [
+        "--encoder",
+        "builtin:random",
+        "--data",
+        f"synthetic:{corpus}",
+        "--split",
+        "official",
+        "--method",
+        "partial",
+        "--dry-run",
+    ]
     assert main(["train", *flags]) == 0
     out = capsys.readouterr().out
     for words in ("trainable parameters: ", "in memory", "one epoch: ", "peak memory: ", "train.batch_seconds = "):

@@ -52,6 +52,7 @@ def runs(rated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     for name, changes in RUNS.items():
         partial = name in ("rater", "joined")
         values = {
+            "encoder": "builtin:random",
             "data": [f"synthetic:{rated}"],
             "split": "official",
             "method": {"name": "partial" if partial else "frozen", "layers": 1},

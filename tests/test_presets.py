@@ -138,8 +138,8 @@ def test_a_preset_states_every_key_and_holds_what_the_paper_says(name: str) -> N
 def test_a_preset_trains(name: str, tiny_corpus: Path, tmp_path: Path) -> None:
     stated = load_yaml(FOLDER / f"{name}.yaml")
     stated |= {
+        "encoder": "builtin:random",
         "data": f"synthetic:{tiny_corpus}",
-        "encoder": "builtin",
         "split": "official",
         "out": str(tmp_path / "run"),
     }
@@ -162,6 +162,7 @@ def test_dev_chooses_the_best_epoch_where_that_is_asked_for(
     chosen = {}
     for choose in ("best", "within-error"):
         values = {
+            "encoder": "builtin:random",
             "data": f"synthetic:{tiny_corpus}",
             "split": "official",
             "method": {"name": "partial", "layers": 1},

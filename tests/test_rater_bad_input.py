@@ -38,7 +38,18 @@ def train(refuse: Refuse) -> Refuse:
     """Trains on data and must fail."""
 
     def run(data: object, *flags: object) -> str:
-        fixed = ["--data", data, "--out", "out", "--baseline", "false", "--method", "frozen"]
+        fixed = [
+            "--encoder",
+            "builtin:random",
+            "--data",
+            data,
+            "--out",
+            "out",
+            "--baseline",
+            "false",
+            "--method",
+            "frozen",
+        ]
         return refuse("train", *fixed, *flags)
 
     return run
@@ -207,7 +218,18 @@ def test_nobody_rated_the_training_part(
 ) -> None:
     frame = pd.read_csv(tiny_corpus / "utterances.csv")
     data = rated(lambda r: r[r["utterance"].isin(frame["id"][frame["partition"] != "train"])])
-    fixed = ["--out", str(tmp_path / "out"), "--method", "frozen", "--split", "official", "--target", target]
+    fixed = [
+        "--encoder",
+        "builtin:random",
+        "--out",
+        str(tmp_path / "out"),
+        "--method",
+        "frozen",
+        "--split",
+        "official",
+        "--target",
+        target,
+    ]
     assert main(["train", "--data", str(data), *fixed]) == 1
     assert words in capsys.readouterr().err.splitlines()[-1]
 
@@ -216,7 +238,18 @@ def test_a_dev_part_without_ratings_chooses_by_labels(rated: Corpus, tiny_corpus
     frame = pd.read_csv(tiny_corpus / "utterances.csv")
     dev = frame["id"][frame["partition"] == "dev"]
     data = rated(lambda r: r[~r["utterance"].isin(dev)])
-    fixed = ["--out", str(tmp_path / "out"), "--method", "frozen", "--split", "official", "--baseline", "false"]
+    fixed = [
+        "--encoder",
+        "builtin:random",
+        "--out",
+        str(tmp_path / "out"),
+        "--method",
+        "frozen",
+        "--split",
+        "official",
+        "--baseline",
+        "false",
+    ]
     assert main(["train", "--data", str(data), *fixed, "--target", "rater+category"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert np.isfinite([fold["dev_score"] for fold in report["folds"]]).all()

@@ -78,7 +78,7 @@ def _quick() -> Iterator[None]:
     from sertune.model import emotion_model
     from sertune.train import prepare as prepared
 
-    encoder = load_encoder("builtin")
+    encoder = load_encoder("builtin:random")
     weights = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
 
     def again(*_: Any, **__: Any) -> Any:
@@ -351,6 +351,7 @@ def test_a_given_shrinkage_takes_the_place_of_the_fitted_one(small: Path) -> Non
 def test_what_is_solved_again_with_dev_keeps_the_annotators_settings(small: Path, tmp_path: Path) -> None:
     """A frozen model is fitted once more on train and dev together, under the same shrinkage."""
     values = {
+        "encoder": "builtin:random",
         "data": f"synthetic:{small}",
         "target": {"name": "rater", "dimensions": ["arousal"], "rater": {"shrinkage": 7.0}},
         "method": "frozen",
@@ -438,7 +439,18 @@ def published(layouts: dict[str, Path], kept: Path, tmp_path_factory: pytest.Tem
         out = tmp_path_factory.mktemp("published") / "run"
         split = {"iemocap": "speaker", "msp_improv": "speaker", "msp_podcast": "msp-podcast-test1"}[name]
         flags = ["--method", method, "--method.layers", "1", "--train.epochs", "1", "--baseline", "false"]
-        data = ["--data", f"{name}:{layouts[name]}", "--split", split, "--target", "rater", "--skip-bad", "true"]
+        data = [
+            "--encoder",
+            "builtin:random",
+            "--data",
+            f"{name}:{layouts[name]}",
+            "--split",
+            split,
+            "--target",
+            "rater",
+            "--skip-bad",
+            "true",
+        ]
         cache = ["--cache.folder", str(kept), "--head.regularisation", "[0.1]"]
         assert main(["train", *data, *flags, *cache, "--out", str(out)]) == 0
         return out

@@ -24,6 +24,14 @@ def test_frozen_whisper_on_emodb(real_data: Path, whisper: str, tmp_path: Path) 
     assert sertune.load(run).predict(file)["label"] == "happiness"
 
 
+def test_the_embedded_encoder_on_emodb(real_data: Path, tmp_path: Path) -> None:
+    config = {"data": [f"emodb:{real_data / 'emodb-2s'}"], "encoder": "builtin", "method": "frozen", "split": "loso"}
+    run = sertune.run(from_dict({**config, "baseline": False, "out": str(tmp_path / "run")}))
+    report = json.loads((run / "report.json").read_text())
+    assert report["metrics"]["uar"]["value"] > 0.79
+    assert report["cost"]["seconds_total"] < 60
+
+
 def test_the_split_holds_for_a_real_encoder(whisper: str) -> None:
     from sertune.model.encoder import load_encoder
 

@@ -55,7 +55,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(corpus: Path, out: Path, **changes: Any) -> RunConfig:
     values: dict[str, Any] = {
         "data": [f"synthetic:{corpus}"],
-        "encoder": "builtin",
+        "encoder": "builtin:random",
         "split": {"name": "speaker", "test": 0.4, "dev": 0.2},
         "train": {"batch_clips": 8, "average": 0.5},
         "head": {"regularisation": [0.1]},
@@ -357,7 +357,17 @@ def stripped(report: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 def command(corpus: Path, out: Path, *flags: str, trials: int = 6) -> list[str]:
     (out.parent / "space.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
-    head = ["search", "--data", f"synthetic:{corpus}", "--out", str(out), "--space", str(out.parent / "space.yaml")]
+    head = [
+        "search",
+        "--encoder",
+        "builtin:random",
+        "--data",
+        f"synthetic:{corpus}",
+        "--out",
+        str(out),
+        "--space",
+        str(out.parent / "space.yaml"),
+    ]
     own = ["--split", "speaker", "--split.test", "0.4", "--split.dev", "0.2", "--train.batch_clips", "8"]
     more = [
         "--head.regularisation",
@@ -510,11 +520,11 @@ def same_frames(one: States, other: States) -> bool:
     return all(torch.equal(one.clip(row).states, other.clip(row).states) for row in range(0, 48, 7))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("family", ["builtin", "wavlm"])
+@pytest.mark.parametrize("family", ["builtin:random", "wavlm"])
 def test_states_lifted_from_a_lower_layer_are_those_that_would_be_kept(
     family: str, speech: Path, tmp_path: Path
 ) -> None:
-    encoder = "builtin" if family == "builtin" else str(save_family(family, tmp_path / family))
+    encoder = family if family == "builtin:random" else str(save_family(family, tmp_path / family))
     space = {"method.layers": {"int": [1, 2]}}
     roomy = bench_of(speech, tmp_path / "a", space, encoder=encoder)
     roomy.begin()
@@ -554,13 +564,13 @@ def test_a_shorter_crop_is_cut_from_kept_states_where_the_method_allows(speech: 
     assert bench.passes == 48  # no clip was encoded again
     frames = states.clip(0).states
     assert frames is not None
-    assert len(frames) == round(0.5 * bench.loaded("builtin").encoder.frames_per_second)
+    assert len(frames) == round(0.5 * bench.loaded("builtin:random").encoder.frames_per_second)
     whole = bench.states(base(speech, tmp_path, method={"name": "partial", "layers": 1}, audio={"crop": 4.0}))
     full = whole.clip(0).states
     assert full is not None
     assert torch.equal(frames, full[: len(frames)])
     # pooled vectors of the layers above follow from these frames, as training would compute them
-    encoder = bench.loaded("builtin").restore()
+    encoder = bench.loaded("builtin:random").restore()
     again = encoder.lift(frames, 3, [encoder.depth])[1]
     assert torch.allclose(states.pooled[0, 3:], again, atol=1e-5)
     assert states.pooled[0, :3].isnan().all()
@@ -597,7 +607,7 @@ def test_an_encoder_is_as_pre_trained_for_every_trial(speech: Path, tmp_path: Pa
     """What a trial trained, halved or added is gone in the next one."""
     bench = bench_of(speech, tmp_path, SPACE)
     bench.begin()
-    loaded = bench.loaded("builtin")
+    loaded = bench.loaded("builtin:random")
     before = {name: tensor.clone() for name, tensor in loaded.encoder.model.state_dict().items()}
     for method in ({"name": "lora", "layers": 2}, {"name": "partial", "layers": 2}, "full"):
         prepared = bench.prepared(base(speech, tmp_path, method=method, precision="bf16"))
@@ -612,9 +622,9 @@ def test_an_encoder_is_as_pre_trained_for_every_trial(speech: Path, tmp_path: Pa
 
 def test_encoders_can_be_searched(speech: Path, tmp_path: Path) -> None:
     other = str(save_family("whisper", tmp_path / "whisper"))
-    space = {"encoder": ["builtin", other], "method.layers": 1, "train.epochs": 1}
+    space = {"encoder": ["builtin:random", other], "method.layers": 1, "train.epochs": 1}
     report = searched(speech, tmp_path / "s", space, {"trials": 2, "protocol": "holdout", "sampler": "grid"})
-    assert {row["settings"]["encoder"] for row in report["trials"]} == {"builtin", other}
+    assert {row["settings"]["encoder"] for row in report["trials"]} == {"builtin:random", other}
     assert {row["state"] for row in report["trials"]} == {"complete"}
 
 

@@ -23,7 +23,19 @@ SPACE: dict[str, Any] = {
 
 def flags(corpus: Path, out: Path, *more: str) -> list[str]:
     own = ["--split", "speaker", "--split.test", "0.3", "--split.dev", "0.25", "--precision", "fp32", "--workers", "1"]
-    return ["search", "--data", f"synthetic:{corpus}", "--out", str(out), "--protocol", "holdout", *own, *more]
+    return [
+        "search",
+        "--encoder",
+        "builtin:random",
+        "--data",
+        f"synthetic:{corpus}",
+        "--out",
+        str(out),
+        "--protocol",
+        "holdout",
+        *own,
+        *more,
+    ]
 
 
 @pytest.fixture(autouse=True)

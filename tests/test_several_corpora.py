@@ -47,7 +47,15 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def settings(tables: dict[str, str], *names: str, **more: Any) -> dict[str, Any]:
     data = [tables[name] for name in names]
-    return {"data": data, "method": "frozen", "baseline": False, "split": "kfold", "precision": "fp32", **more}
+    return {
+        "encoder": "builtin:random",
+        "data": data,
+        "method": "frozen",
+        "baseline": False,
+        "split": "kfold",
+        "precision": "fp32",
+        **more,
+    }
 
 
 # Weights
@@ -283,14 +291,22 @@ def test_a_protocol_brings_its_label_map(tmp_path: Path, capsys: pytest.CaptureF
     corpus("iemocap").example(tmp_path / "iemocap")
     spec = f"iemocap:{tmp_path / 'iemocap'}"
     for split in ("auto", "iemocap-10fold"):
-        parts = assemble(from_dict({"data": [spec], "method": "frozen", "split": split, "skip_bad": True}))
+        parts = assemble(
+            from_dict(
+                {"encoder": "builtin:random", "data": [spec], "method": "frozen", "split": split, "skip_bad": True}
+            )
+        )
         assert isinstance(parts.target, CategoryTarget)
         assert parts.label_map is not None
         assert set(parts.target.labels) <= {"anger", "happiness", "neutral", "sadness"}
         assert any("excitement counted as happiness" in note for note in parts.reading.notes)
     assert "Label map 4class, as the corpus's protocol has it" in capsys.readouterr().err
     with pytest.raises(SertuneError, match="the class 'other' is absent"):
-        assemble(from_dict({"data": [spec], "method": "frozen", "label_map": "none", "skip_bad": True}))
+        assemble(
+            from_dict(
+                {"encoder": "builtin:random", "data": [spec], "method": "frozen", "label_map": "none", "skip_bad": True}
+            )
+        )
     assert "Label map" not in capsys.readouterr().err
 
 

@@ -34,7 +34,7 @@ def same_reasons(skipped: list[dict[str, str]], folder: Path, names: list[str]) 
 
 def test_training_goes_on_without_bad_files(mixed: Path, tiny_run: Path) -> None:
     flags = ["--method", "frozen", "--baseline", "false", "--out", str(mixed / "run"), "--skip-bad"]
-    assert main(["train", "--data", str(mixed / "mixed.csv"), *flags]) == 0
+    assert main(["train", "--encoder", "builtin:random", "--data", str(mixed / "mixed.csv"), *flags]) == 0
     report = json.loads((mixed / "run" / "report.json").read_text())
     same_reasons(report["skipped"], mixed, list(BAD))
     assert report["data"]["utterances"] == 16
@@ -98,7 +98,7 @@ def test_too_few_left_is_an_error(
     names = [f"gone/{file}" if bad else str(tiny_corpus / file) for file, bad in zip(frame["file"], gone, strict=True)]
     frame.assign(file=names).to_csv(tmp_path / "t.csv", index=False)
     flags = ["--method", "frozen", "--baseline", "false", "--out", str(tmp_path / "run"), "--skip-bad"]
-    assert main(["train", "--data", str(tmp_path / "t.csv"), *flags]) == 1
+    assert main(["train", "--encoder", "builtin:random", "--data", str(tmp_path / "t.csv"), *flags]) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -115,7 +115,20 @@ def test_half_a_corpus(tiny_corpus: Path, tmp_path: Path, capsys: pytest.Capture
     table = pd.read_csv(tiny_corpus / "utterances.csv")
     table["file"] = [str(tiny_corpus / f) if i % 2 else f"/half/{i}.wav" for i, f in enumerate(table["file"])]
     table[["file", "emotion", "speaker"]].to_csv(tmp_path / "half.csv", index=False)
-    assert main(["train", "--data", str(tmp_path / "half.csv"), "--out", str(tmp_path / "run")]) == 1
+    assert (
+        main(
+            [
+                "train",
+                "--encoder",
+                "builtin:random",
+                "--data",
+                str(tmp_path / "half.csv"),
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 1
+    )
     said = capsys.readouterr().err
     assert "half: 8 of 16 audio files are not there, the first: /half/0.wav; is the copy complete?" in said
     assert not (tmp_path / "run").exists()

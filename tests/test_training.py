@@ -30,6 +30,7 @@ from sertune.train.run import train
 def settings(corpus: Path, out: Path, **changes: Any) -> RunConfig:
     """A quick run: builtin encoder, last layer, few epochs."""
     values: dict[str, Any] = {
+        "encoder": "builtin:random",
         "data": [f"synthetic:{corpus}"],
         "split": "official",
         "method": {"name": "partial", "layers": 1},

@@ -18,7 +18,7 @@ from sertune.errors import SertuneError
 from sertune.model.adapt import METHODS
 from sertune.train.transfer import name_sources, open_transfer
 
-FAST = ["--method", "frozen", "--baseline", "false"]
+FAST = ["--encoder", "builtin:random", "--method", "frozen", "--baseline", "false"]
 METHODS_MADE = ["none", "corpus"]
 
 

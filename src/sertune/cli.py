@@ -26,6 +26,7 @@ commands:
   transfer   train here, test there:  sertune transfer --data A --data B [--data C ...] --out DIR
   evaluate   score a saved model:     sertune evaluate RUN --data D --out DIR
   audit      fairness and robustness: sertune audit RUN --data D --out DIR
+  distil     shrink an encoder:       sertune distil --teacher E --data FOLDER --out DIR
   predict    predict files:           sertune predict RUN FILE|FOLDER ... [--json | --csv] [--as-rater NAME]
   merge      fold LoRA into weights:  sertune merge RUN --out FOLDER [--as-encoder]
   check      look for what is wrong with data, file by file
@@ -386,6 +387,50 @@ def _whole(flag: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise SertuneError(f"{flag}: expected whole numbers of 0 or more, found {text!r}")
     return int(text)
+
+
+def distil(arguments: Sequence[str]) -> int:
+    """Shrink an encoder, or an emotion model."""
+    from sertune.train.distil.config import DISTIL
+
+    flags = list(arguments)
+    if {"-h", "--help"} & set(flags):
+        print(DISTIL.flags_help() + DISTIL_SWITCHES, end="")
+        return 0
+    print_config = _take(flags, "--print-config")
+    overwrite = _take(flags, "--overwrite")
+    config = DISTIL.from_flags(flags)
+    if print_config:
+        from sertune.config import dump_yaml
+
+        print(dump_yaml(config), end="")
+        return 0
+    run = distil_and_report(config, overwrite=overwrite)
+    from sertune.apps.distil import show
+
+    print(show(run))
+    print(f"report: {run / 'report.html'}")
+    return 0
+
+
+def distil_and_report(config: Any, *, overwrite: bool = False) -> Path:
+    """A distillation with its HTML report; returns the run folder."""
+    from sertune.apps.distil import write_report
+    from sertune.train.distil.run import distil as distil_run
+
+    run = distil_run(config, overwrite=overwrite)
+    write_report(run)
+    return run
+
+
+DISTIL_SWITCHES = """
+Not settings:
+  --print-config        Print all settings as YAML, which --config reads, and stop.
+  --overwrite           Replace the run that is in --out.
+
+OUT/encoder is a transformers folder for --encoder; of an emotion model OUT is also a model for sertune predict,
+evaluate and audit.
+"""
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -823,6 +868,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "compare": compare,
     "search": search,
     "transfer": transfer,
+    "distil": distil,
     "evaluate": evaluate,
     "audit": audit,
     "predict": predict,
@@ -866,13 +912,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("stopped; the same command goes on from there" if given[0] in GOES_ON else "stopped", 130)
 
 
-GOES_ON = ("train", "compare", "search", "transfer", "cache", "fetch")
+GOES_ON = ("train", "compare", "search", "transfer", "distil", "cache", "fetch")
 """Commands that go on where they were stopped."""
 
 SMALLER = {
     "train": "--train.batch_seconds or --audio.crop",
     "transfer": "--train.batch_seconds or --audio.crop",
     "search": "--train.batch_seconds or --audio.crop",
+    "distil": "--train.batch_seconds or --audio.crop",
     "check": "--max-seconds",
 }
 """What needs less memory, by command."""

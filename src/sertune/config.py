@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from sertune.errors import SertuneError, unknown, unknown_flag
 
@@ -184,8 +184,8 @@ class MethodConfig:
     name: str = "partial"
     """`frozen`: the head alone. `partial`: the last `layers` layers. `full`: all layers. `lora`, `adapter`, `prompt`,
     `bias` (BitFit): few parameters in the last `layers` layers. Joined by +: together, e.g. `lora+prompt`."""
-    layers: int | Literal["all"] = 2
-    """How many of the last layers train; `all`."""
+    layers: int | Literal["auto", "all"] = "auto"
+    """How many of the last layers train; `all`. `auto`: two, or one where the encoder has no more."""
     front: bool = False
     """With `full`: train the front (convolutions, projections) below the layers too."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -199,8 +199,9 @@ class MethodConfig:
 
     @property
     def label(self) -> str:
-        """As it is shown: ``partial-3``, ``lora-all``, ``full``."""
-        return self.name if self.name in ("frozen", "full") else f"{self.name}-{self.layers}"
+        """As it is shown: ``partial-3``, ``lora-all``, ``full``; ``partial`` with layers that are found."""
+        plain = self.name in ("frozen", "full") or self.layers == "auto"
+        return self.name if plain else f"{self.name}-{self.layers}"
 
     def described(self) -> dict[str, Any]:
         """What counts of it, for a report: the options of the methods that are named."""
@@ -212,6 +213,8 @@ class MethodConfig:
         return values
 
 
+AUTO_LAYERS = 2
+"""How many of the last layers train with ``method.layers: auto``, where there are as many."""
 METHODS = ("frozen", "partial", "full", "lora", "adapter", "prompt", "bias")
 
 
@@ -407,12 +410,65 @@ SHORTHANDS = ("target", "method", "split")
 """Sections that can be given by their name alone: ``--method partial`` is ``--method.name partial``."""
 
 
-SECTIONS = ("head", "augment", "train", "cache", "audio")
-"""The others, which are no values themselves."""
-
-
 SWITCHES = ["--config", "--dry-run", "--overwrite", "--print-config"]
 """Flags of the command that are no settings."""
+
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Settings(Generic[Kind]):
+    """How the settings of a command are read from a dict, flags and YAML files.
+
+    Attributes:
+        kind: the dataclass that holds them.
+        command: its name.
+        usage: the first line of its help.
+        check: raises `SertuneError` for the first value that makes no sense.
+        shorthands: sections that can be given by their name alone.
+    """
+
+    kind: type[Kind]
+    command: str
+    usage: str
+    check: Callable[[Kind], None]
+    shorthands: tuple[str, ...] = ()
+
+    def hint_of(self, key: str) -> Any:
+        """The type of a key's value; text for what lies below a mapping, such as ``columns.emotion``."""
+        kind: Any = self.kind
+        for name in key.split("."):
+            if not dataclasses.is_dataclass(kind):
+                return str
+            kind = get_type_hints(kind).get(name, str)
+        return kind
+
+    def hint(self, key: str) -> str:
+        """The same as text."""
+        kind = self.hint_of(key)
+        return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__origin__") else str(kind)
+
+    def from_dict(self, values: dict[str, Any]) -> Kind:
+        """As `sertune.config.from_dict`."""
+        values = _expand_shorthands(values, self)
+        _check_keys(self, self.kind, values, "")
+        return _instantiate(lambda parser: parser.parse_object(values), self)
+
+    def from_flags(self, flags: list[str]) -> Kind:
+        """As `sertune.config.from_flags`."""
+        return _instantiate(lambda parser: parser.parse_args(_expand_flags(flags, self)), self)
+
+    def flags_help(self) -> str:
+        """The help text of all flags."""
+        text: str = _parser(self, helps=True).format_help()
+        text = re.sub(r", --[\w.]+\+ \[ITEM,...\]", "", text)  # the parser's own way to append, which flags don't need
+        for name, hint in get_type_hints(self.kind).items():
+            if dataclasses.is_dataclass(hint):
+                gap = " " * (16 - len(name))
+                short = f"  --{name} NAME{gap}Short for --{name}.name NAME.\n" if name in self.shorthands else ""
+                text = re.sub(rf"  --{name} CONFIG +Path to a configuration file\.\n", short, text)
+        return text
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -426,9 +482,7 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     Raises:
         SertuneError: an unknown key (with the nearest name), a wrong type, or a value that makes no sense.
     """
-    values = _expand_shorthands(values)
-    _check_keys(RunConfig, values, "")
-    return _instantiate(lambda parser: parser.parse_object(values))
+    return TRAIN.from_dict(values)
 
 
 def from_flags(flags: list[str]) -> RunConfig:
@@ -437,7 +491,7 @@ def from_flags(flags: list[str]) -> RunConfig:
     Raises:
         SertuneError: as `from_dict`; an unknown flag is named with the nearest one.
     """
-    return _instantiate(lambda parser: parser.parse_args(_expand_flags(flags)))
+    return TRAIN.from_flags(flags)
 
 
 def given_keys(flags: list[str]) -> set[str]:
@@ -449,15 +503,7 @@ def given_keys(flags: list[str]) -> set[str]:
 
 def flags_help() -> str:
     """The help text of all flags of `sertune train`."""
-    text: str = _parser(helps=True).format_help()
-    text = re.sub(r", --[\w.]+\+ \[ITEM,...\]", "", text)  # the parser's own way to append, which flags don't need
-    for name, hint in get_type_hints(RunConfig).items():
-        if dataclasses.is_dataclass(hint):
-            short = (
-                f"  --{name} NAME{' ' * (16 - len(name))}Short for --{name}.name NAME.\n" if name in SHORTHANDS else ""
-            )
-            text = re.sub(rf"  --{name} CONFIG +Path to a configuration file\.\n", short, text)
-    return text
+    return TRAIN.flags_help()
 
 
 def load_yaml(file: str | Path) -> dict[str, Any]:
@@ -482,7 +528,7 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
     return values
 
 
-def dump_yaml(config: RunConfig) -> str:
+def dump_yaml(config: Any) -> str:
     """The configuration as YAML, every value stated."""
     import yaml
 
@@ -518,8 +564,8 @@ def _with_value(part: Any, names: list[str], value: Any) -> Any:
 
 def check_type(key: str, value: Any) -> None:
     """Raises `SertuneError` where a value is not of the type that its key wants; `from_dict` would, but slowly."""
-    if not _fits(_hint_of(key), value):
-        raise SertuneError(f"{key} = {value!r}: expected {_words(_hint_of(key))}")
+    if not _fits(TRAIN.hint_of(key), value):
+        raise SertuneError(f"{key} = {value!r}: expected {_words(TRAIN.hint_of(key))}")
 
 
 def _fits(hint: Any, value: Any) -> bool:
@@ -685,7 +731,8 @@ def _validate_method(method: MethodConfig) -> None:
     once = len(set(method.parts)) == len(method.parts)
     _need(single and once, "method.name", method.name, "each method once, and frozen alone")
     layers = method.layers
-    _need(layers == "all" or layers >= 1, "method.layers", layers, "1 or more, or all (or --method frozen)")
+    good = isinstance(layers, str) or layers >= 1
+    _need(good, "method.layers", layers, "1 or more, all, or auto (or --method frozen)")
     lora, adapter = method.lora, method.adapter
     _need(lora.rank >= 1, "method.lora.rank", lora.rank, "1 or more")
     _need(lora.alpha > 0, "method.lora.alpha", lora.alpha, "a number above 0")
@@ -702,28 +749,29 @@ def _need(good: bool, key: str, value: object, expected: str) -> None:
         raise SertuneError(f"{key} = {value}: expected {expected}")
 
 
-def _parser(*, helps: bool = False) -> Any:
+def _parser(of: Settings[Any], *, helps: bool = False) -> Any:
     """The parser of all flags; ``helps`` reads the text under each field as its help, which takes a moment."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=helps)
-    parser = ArgumentParser(prog="sertune train", exit_on_error=False, usage="sertune train --data D --out RUN [...]")
+    parser = ArgumentParser(prog=f"sertune {of.command}", exit_on_error=False, usage=of.usage)
     parser.add_argument("--config", action="append", metavar="FILE.yaml", help="settings; flags go over them")
-    parser.add_class_arguments(RunConfig)
+    parser.add_class_arguments(of.kind)
     return parser
 
 
-def _instantiate(parse: Callable[[Any], Any]) -> RunConfig:
+def _instantiate(parse: Callable[[Any], Any], of: Settings[Kind]) -> Kind:
     """Runs a parse and turns its errors into one line."""
     from jsonargparse import ArgumentError
 
-    parser = _parser()
+    parser = _parser(of)
     try:
         parsed = parser.instantiate(parse(parser))
     except ArgumentError as error:
         raise SertuneError(_one_line(str(error))) from None
-    config = RunConfig(**{entry.name: parsed[entry.name] for entry in dataclasses.fields(RunConfig)})
-    validate(config)
+    kind: Any = of.kind
+    config: Kind = kind(**{entry.name: parsed[entry.name] for entry in dataclasses.fields(kind)})
+    of.check(config)
     return config
 
 
@@ -753,30 +801,31 @@ def _keys(kind: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(hint, f"{prefix}{name}.")
 
 
-def _check_keys(kind: Any, values: Any, prefix: str) -> None:
+def _check_keys(of: Settings[Any], kind: Any, values: Any, prefix: str) -> None:
     if not isinstance(values, dict):
         raise SertuneError(f"{prefix.rstrip('.') or 'configuration'}: expected keys and values, found {values!r}")
     hints = get_type_hints(kind)
     for key, value in values.items():
         if key not in hints:
-            raise unknown_key(prefix + str(key))
+            raise unknown_key(prefix + str(key), of)
         if dataclasses.is_dataclass(hints[key]):
-            _check_keys(hints[key], value, f"{prefix}{key}.")
+            _check_keys(of, hints[key], value, f"{prefix}{key}.")
         elif isinstance(value, dict) and prefix + key != "columns":
             raise SertuneError(f"{prefix}{key}: expected a value, found keys and values")
 
 
-def unknown_key(key: str) -> SertuneError:
-    """The error for a key that `RunConfig` does not have, with the nearest one."""
-    near = get_close_matches(key, list(_keys(RunConfig)), n=1, cutoff=0.5)
+def unknown_key(key: str, of: Settings[Any] | None = None) -> SertuneError:
+    """The error for a key that the settings (of `sertune train`) do not have, with the nearest one."""
+    of = of or TRAIN
+    near = get_close_matches(key, list(_keys(of.kind)), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return SertuneError(f"unknown key {key!r}{hint} (all keys: sertune train --print-config)")
+    return SertuneError(f"unknown key {key!r}{hint} (all keys: sertune {of.command} --print-config)")
 
 
-def _expand_shorthands(values: dict[str, Any]) -> dict[str, Any]:
+def _expand_shorthands(values: dict[str, Any], of: Settings[Any]) -> dict[str, Any]:
     """``method: partial`` becomes ``method: {name: partial}``; one corpus becomes a list of one."""
     expanded = dict(values)
-    for name in SHORTHANDS:
+    for name in of.shorthands:
         if isinstance(expanded.get(name), str):
             expanded[name] = {"name": expanded[name]}
     if isinstance(expanded.get("data"), str):
@@ -784,10 +833,11 @@ def _expand_shorthands(values: dict[str, Any]) -> dict[str, Any]:
     return expanded
 
 
-def _expand_flags(flags: list[str]) -> list[str]:
+def _expand_flags(flags: list[str], of: Settings[Any]) -> list[str]:
     """Flags in the parser's own spelling; ``--config`` files come first, as if they were flags."""
-    known = set(_keys(RunConfig))
-    lists = {key for key in known if _hint(key).startswith("list")}
+    known = set(_keys(of.kind))
+    lists = {key for key in known if of.hint(key).startswith("list")}
+    sections = {key for key in known if any(other.startswith(f"{key}.") for other in known)} - set(of.shorthands)
     head: list[str] = []
     tail: list[str] = []
     given: set[str] = set()
@@ -799,8 +849,8 @@ def _expand_flags(flags: list[str]) -> list[str]:
             raise SertuneError(f"unexpected {flag!r}: every setting is a flag, such as --data emodb:FOLDER")
         key = flag[2:].replace("-", "_") if flag[2:] not in known else flag[2:]
         if key != "config" and key not in known and not key.startswith("columns."):
-            raise unknown_flag(flag, [f"--{name}" for name in sorted(known)] + SWITCHES, "sertune train --help")
-        if key in SECTIONS:
+            raise unknown_flag(flag, [f"--{name}" for name in sorted(known)] + SWITCHES, f"sertune {of.command} --help")
+        if key in sections:
             raise SertuneError(
                 f"{flag}: is a section; set a value in it, e.g. --{min(k for k in known if k.startswith(key + '.'))}"
             )
@@ -808,30 +858,30 @@ def _expand_flags(flags: list[str]) -> list[str]:
         while not equals and position < len(flags) and not flags[position].startswith("--"):
             values.append(flags[position])
             position += 1
-        if not values and _hint(key) == "bool":
+        if not values and of.hint(key) == "bool":
             values = ["true"]
         if not values:
             raise SertuneError(f"{flag}: expected a value")
         if key == "config":
             for file in values:
-                head += _as_flags(_loaded(file))
+                head += _as_flags(_loaded(file, of))
         elif key in lists:
             # the first replaces what a file or the default says, the others are appended
             for item in values:
-                tail.append(f"--{key}{'+' if key in given else ''}={_listed(item, key)}")
+                tail.append(f"--{key}{'+' if key in given else ''}={_listed(item, of.hint(key))}")
                 given.add(key)
         elif len(values) > 1:
             raise SertuneError(f"{flag}: expected one value, found {len(values)}: {' '.join(values)}")
         else:
-            tail.append(f"--{key}{'.name' if key in SHORTHANDS else ''}={values[0]}")
+            tail.append(f"--{key}{'.name' if key in of.shorthands else ''}={values[0]}")
     return head + tail
 
 
-def _loaded(file: str) -> dict[str, Any]:
+def _loaded(file: str, of: Settings[Any]) -> dict[str, Any]:
     """The values of a YAML file, with keys that exist; errors name the file."""
-    loaded = _expand_shorthands(load_yaml(file))
+    loaded = _expand_shorthands(load_yaml(file), of)
     try:
-        _check_keys(RunConfig, loaded, "")
+        _check_keys(of, of.kind, loaded, "")
     except SertuneError as error:
         raise SertuneError(f"{file}: {error}") from None
     return loaded
@@ -847,34 +897,24 @@ def _as_flags(values: dict[str, Any], prefix: str = "") -> list[str]:
     return flags
 
 
-def _listed(item: str, key: str) -> str:
+def _listed(item: str, hint: str) -> str:
     """One item as a list of its own; lists of text stay text also where they look like numbers."""
     if item.startswith("["):
         return item
-    return json.dumps([item]) if _hint(key) == "list[str]" else f"[{item}]"
-
-
-def _hint_of(key: str) -> Any:
-    """The type of a key's value; text for what lies below a mapping, such as ``columns.emotion``."""
-    kind: Any = RunConfig
-    for name in key.split("."):
-        if not dataclasses.is_dataclass(kind):
-            return str
-        kind = get_type_hints(kind).get(name, str)
-    return kind
+    return json.dumps([item]) if hint == "list[str]" else f"[{item}]"
 
 
 def takes_list(key: str) -> bool:
     """Whether a key's value is a list."""
-    return get_origin(_hint_of(key)) is list
+    return get_origin(TRAIN.hint_of(key)) is list
 
 
 def takes_text(key: str) -> bool:
     """Whether a key's value, or what is in its list, may be text of any kind."""
-    kind = _hint_of(key)
+    kind = TRAIN.hint_of(key)
     return kind is str or (get_origin(kind) is list and get_args(kind)[0] is str)
 
 
-def _hint(key: str) -> str:
-    kind = _hint_of(key)
-    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__origin__") else str(kind)
+TRAIN: Settings[RunConfig] = Settings(
+    RunConfig, "train", "sertune train --data D --out RUN [...]", validate, SHORTHANDS
+)

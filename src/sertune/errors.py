@@ -22,6 +22,10 @@ class AudioError(SertuneError):
         super().__init__(f"{file}: {reason}")
 
 
+class SilentError(AudioError):
+    """A clip of digital silence."""
+
+
 def unknown(what: str, name: object, options: Iterable[object]) -> SertuneError:
     """The error for a name that is not one of ``options``, with the nearest of them."""
     known = [str(option) for option in options]

@@ -12,6 +12,7 @@ from sertune.corpora.synthetic import read
 from sertune.data.synthetic import write_corpus
 from sertune.errors import SertuneError
 from sertune.files import check_writable
+from sertune.model.builtin import EMOTION
 from sertune.progress import progress
 
 
@@ -51,10 +52,14 @@ def run_demo(folder: Path, run_and_report: Callable[..., Path]) -> None:
     print(f"4. Prediction for {file}")
     print(f"   {result['label']} ({shown}); it was acted as {manifest.utterances['emotion'].iloc[-1]}")
     print("   " + ", ".join(f"{name} {entry['value']:.2f}" for name, entry in values.items() if name != "file"))
-    print(f"Done in {time.perf_counter() - began:.0f} s. The builtin encoder is not pre-trained: this shows that")
-    print("everything works, not how good a pre-trained encoder would be. Next, your own recordings:")
-    print(f"   sertune predict {runs['category']} my.wav")
-    print("and a corpus with a pre-trained encoder:")
+    print(
+        f"Done in {time.perf_counter() - began:.0f} s. The voices are synthetic: this shows that everything works, and"
+    )
+    print("says nothing about people. Next, a recording of your own, and a model that was trained on acted German:")
+    print(f"   sertune predict {EMOTION} my.wav")
+    print(
+        "and a corpus of your own or a public one; a larger encoder than the embedded one takes longer and is better:"
+    )
     print("   sertune train --data emodb:FOLDER --encoder facebook/wav2vec2-base --split loso --out runs/emodb")
 
 
@@ -62,21 +67,14 @@ WORDS = {"category": "four emotions", "dimension": "arousal, valence and dominan
 
 
 def demo_config(corpus: Path, target: str, out: Path) -> RunConfig:
-    """The demo's settings: the corpus's official partitions, all layers of the tiny encoder.
-
-    Rates are lower and the start is firmer than by default: an encoder that is not pre-trained has little to offer but
-    the start.
-    """
-
+    """The demo's settings: the corpus's official partitions, the embedded encoder, and few epochs."""
     return from_dict(
         {
             "data": [f"synthetic:{corpus}"],
             "encoder": "builtin",
             "target": target,
             "split": "official",
-            "method": "full",
-            "train": {"lr": 5e-5, "batch_clips": 32, "epochs": 8},
-            "head": {"start_regularisation": 0.03, "layers": [0, 1, 2, 3, 4]},
+            "train": {"epochs": 6},
             "out": str(out),
         }
     )

@@ -17,7 +17,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from sertune.errors import AudioError, SertuneError
+from sertune.errors import AudioError, SertuneError, SilentError
 
 EXTENSIONS: Final = (".wav", ".flac", ".ogg", ".mp3", ".opus")
 SILENCE: Final = 1e-4
@@ -81,8 +81,8 @@ def read_audio(
 
     Raises:
         AudioError: missing, a folder, empty, not audio, truncated, more than two channels, NaN or Inf
-            samples, silent (peak below `SILENCE` in the part read), or a segment outside the file.
-            A cut-off OGG can't be told from a short one.
+            samples, silent (`SilentError`: peak below `SILENCE` in the part read), or a segment outside the
+            file. A cut-off OGG can't be told from a short one.
     """
     with _open(file) as sound:
         source_rate = int(sound.samplerate)
@@ -108,7 +108,7 @@ def read_audio(
     if not np.isfinite(mono).all():
         raise AudioError(file, "holds NaN or Inf samples")
     if float(np.abs(mono).max(initial=0.0)) < SILENCE:
-        raise AudioError(file, f"silent: its peak is below {SILENCE:g} of full scale")
+        raise SilentError(file, f"silent: its peak is below {SILENCE:g} of full scale")
     result = resample(mono, source_rate, rate)
     if not len(result):
         raise AudioError(file, f"too short: {len(mono)} samples at {source_rate} Hz leave none at {rate} Hz")

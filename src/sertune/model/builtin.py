@@ -1,59 +1,61 @@
-"""`builtin`: a small Whisper-shaped encoder that needs no download.
+"""Models that come with the package and need no download.
 
-Log-mel front, two convolutions, a few transformer layers, from a seeded initialisation. It is not pre-trained: it
-is for trying out, for tests and for small tasks, and says nothing of what a pre-trained encoder reaches.
+`builtin` is a small encoder (`sertune.model.student`) that was distilled from Whisper tiny.en's; its card is
+``embedded/encoder/CARD.md``. `builtin:emotion` is an emotion model on it (``embedded/emotion/CARD.md``).
+`builtin:random` has the shape that `builtin` once had, and weights from a seeded initialisation: for tests, and to see
+what pre-training brings.
 """
 
+import json
 import math
+from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sertune.errors import unknown
+from sertune.errors import SertuneError, unknown
 from sertune.model.features import Features
+from sertune.model.student import POSITIONS, Shape, build_student, mel_features, sinusoids
 
-WIDTH, LAYERS, HEADS = 128, 4, 4
+EMBEDDED = Path(__file__).with_name("embedded")
+BUILTIN, RANDOM, EMOTION = "builtin", "builtin:random", "builtin:emotion"
+RANDOM_SHAPE = Shape(layers=4, width=128, heads=4)
+RANDOM_DIGEST = "6459c52d4b49a740aa21d8065d33243f"
+"""Of `builtin:random`: models that were trained when `builtin` was that are still loaded."""
 
 
 def build_builtin(name: str) -> tuple[nn.Module, Features]:
-    """The embedded encoder and its features; the same weights on every machine.
+    """An embedded encoder and its features; the same weights on every machine.
 
     Raises:
-        SertuneError: ``name`` is not ``builtin``.
+        SertuneError: ``name`` is neither `BUILTIN` nor `RANDOM`.
     """
-    from transformers import WhisperConfig, WhisperFeatureExtractor
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    if name != "builtin":
-        raise unknown("embedded encoder", name, ["builtin"])
-    config = WhisperConfig(
-        d_model=WIDTH, encoder_layers=LAYERS, encoder_attention_heads=HEADS, encoder_ffn_dim=4 * WIDTH,
-        decoder_layers=0, num_mel_bins=80, dropout=0.0, vocab_size=4, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-        decoder_start_token_id=1, max_target_positions=4,
-    )  # fmt: skip
-    model: nn.Module = WhisperEncoder(config).eval()
-    _initialise(model)
-    return model, Features(WhisperFeatureExtractor(feature_size=80))
+    if name == EMOTION:
+        raise SertuneError(
+            f"encoder {EMOTION}: is an emotion model, as for sertune predict {EMOTION}; its encoder is builtin"
+        )
+    if name not in (BUILTIN, RANDOM):
+        raise unknown("embedded encoder", name, [BUILTIN, RANDOM])
+    if name == RANDOM:
+        return build_student(RANDOM_SHAPE, positions=_sinusoids), mel_features()
+    return _embedded(EMBEDDED / "encoder"), mel_features()
 
 
-@torch.no_grad()
-def _initialise(model: nn.Module, seed: int = 0) -> None:
-    """Seeded by NumPy, whose streams do not change between versions as torch's may."""
-    rng = np.random.default_rng(seed)
-    for name, parameter in sorted(model.named_parameters()):
-        if "embed_positions" in name:  # sinusoids, as Whisper's encoder has
-            parameter.copy_(_sinusoids(*parameter.shape))
-        elif parameter.ndim < 2:
-            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        else:
-            fan_in = parameter[0].numel()
-            values = rng.standard_normal(tuple(parameter.shape)).astype(np.float32) / math.sqrt(fan_in)
-            parameter.copy_(torch.from_numpy(values))
+def _embedded(folder: Path) -> nn.Module:
+    """The encoder of a folder in transformers' layout, without positions, which are a formula."""
+    from safetensors.torch import load_file
+
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shape = Shape(told["encoder_layers"], told["d_model"], told["encoder_attention_heads"], told["encoder_ffn_dim"])
+    weights = load_file(folder / "model.safetensors")
+    model = build_student(shape)
+    own = {name.removeprefix("encoder."): tensor.float() for name, tensor in weights.items()}
+    model.load_state_dict({**own, "embed_positions.weight": sinusoids(POSITIONS, shape.width)})
+    return model
 
 
-def _sinusoids(length: int, channels: int) -> torch.Tensor:
-    """Sinusoidal positions (Vaswani et al. 2017), sines first as in Whisper."""
+def _sinusoids(length: int, channels: int) -> Tensor:
+    """As `sertune.model.student.sinusoids`, with the last digits that it always had."""
     scales = torch.exp(-math.log(10000) / (channels // 2 - 1) * torch.arange(channels // 2))
     angles = torch.arange(length)[:, None] * scales[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -1,6 +1,7 @@
 """Encoder, head and target as one model; saved as what was trained, plus the name and digest of the base."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from sertune.data.augment import augment_states
 from sertune.data.batch import Batch, LayerStates, collate, pad_states
 from sertune.errors import SertuneError
 from sertune.files import replacing
+from sertune.model.builtin import BUILTIN, EMBEDDED, EMOTION, RANDOM, RANDOM_DIGEST
 from sertune.model.encoder import Encoder, half_where_autocast, load_encoder
 from sertune.model.head import Head
 from sertune.model.loading import hub_answers
@@ -293,7 +295,7 @@ class EmotionModel(nn.Module):
                 raise SertuneError(f"model.safetensors does not fit its model.json: {name} has shape {shapes}")
             own[name].copy_(tensor)
 
-    def save(self, folder: Path, info: dict[str, Any] | None = None) -> None:
+    def save(self, folder: Path, info: dict[str, Any] | None = None, *, base: str = "") -> None:
         """Writes ``model.safetensors`` and ``model.json`` into ``folder``; complete or not at all.
 
         LoRA's updates are in ``adapter/`` beside them, in PEFT's format, and nowhere else.
@@ -301,17 +303,20 @@ class EmotionModel(nn.Module):
         Args:
             folder: made if needed.
             info: what else to remember, e.g. what it was trained on.
+            base: where the base encoder is as seen from ``folder``, if both are to move together.
         """
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         spec = self.spec
+        # where the updates once started is in the run's settings; what became of them is in ``adapter/``
+        method = replace(self.encoder.resolved(spec.method), lora=replace(spec.method.lora, start=""))
         description = {
             "format": FORMAT,
-            "encoder": {"name": spec.encoder, "path": _absolute(spec.encoder), "digest": self.base_digest},
-            # where the updates once started is in the run's settings; what became of them is in ``adapter/``
-            "method": asdict(replace(spec.method, lora=replace(spec.method.lora, start=""))),
-            "head": {**spec.head.__dict__, "layers": list(self.head.layers)},  # not a default that may change
+            "encoder": {"name": spec.encoder, "path": base or _absolute(spec.encoder), "digest": self.base_digest},
+            # of both not a default that may change
+            "method": asdict(method),
+            "head": {**spec.head.__dict__, "layers": list(self.head.layers)},
             "target": spec.target.describe(),
             "audio": {**spec.audio.__dict__, "rate": self.encoder.rate},
             "info": info if info is not None else self.info,
@@ -336,12 +341,12 @@ def _absolute(encoder: str) -> str:
 
 
 def find_model(path: str | Path) -> Path:
-    """The folder with ``model.json``: ``path`` itself or its ``model/``.
+    """The folder with ``model.json``: ``path`` itself or its ``model/``; or that of `builtin:emotion`.
 
     Raises:
         SertuneError: neither has one.
     """
-    folder = Path(path)
+    folder = EMBEDDED / "emotion" if str(path) == EMOTION else Path(path)
     found = next((candidate for candidate in (folder, folder / "model") if _holds_model(candidate)), None)
     if found is not None:
         return found
@@ -352,6 +357,11 @@ def find_model(path: str | Path) -> Path:
     raise SertuneError(f"{path}: no model.json and model.safetensors in it or in its model/; is the run finished?")
 
 
+def is_model(path: str | Path) -> bool:
+    """Whether ``path`` is the folder of a saved model, or of the run that made it, or the embedded one's name."""
+    return str(path) == EMOTION or _holds_model(Path(path)) or _holds_model(Path(path) / "model")
+
+
 def _holds_model(folder: Path) -> bool:
     return (folder / "model.json").is_file() and (folder / "model.safetensors").is_file()
 
@@ -360,7 +370,8 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
     """A saved model, or one that SpeechBrain trained (`sertune.model.speechbrain`).
 
     Args:
-        path: a run folder or its ``model/``; or a folder in SpeechBrain's layout, or its name on the hub.
+        path: a run folder or its ``model/``; `builtin:emotion`; or a folder in SpeechBrain's layout, or its name on the
+            hub.
         encoder: where the base encoder is now, if it moved.
         device: where to put it.
 
@@ -383,7 +394,10 @@ def load_model(path: str | Path, *, encoder: str | None = None, device: str = "c
         tensors = load_file(folder / "model.safetensors")
     except SafetensorError as error:
         raise SertuneError(f"{folder / 'model.safetensors'}: damaged ({' '.join(str(error).split())})") from None
-    base = load_encoder(encoder or _base_place(folder, trained_on), check=False)
+    place = encoder or _base_place(folder, trained_on)
+    if place == RANDOM or (trained_on["path"] and not Path(trained_on["path"]).is_absolute()):
+        spec = replace(spec, encoder=place)
+    base = load_encoder(place, check=False)
     if base.digest != trained_on["digest"]:
         raise SertuneError(
             f"{folder}: trained on encoder {trained_on['name']} with digest {trained_on['digest'][:12]}, "
@@ -482,11 +496,20 @@ def _read_description(file: Path) -> tuple[ModelSpec, dict[str, str], dict[str, 
 
 
 def _base_place(folder: Path, encoder: dict[str, str]) -> str:
-    """Where the base encoder is: the folder it was in, seen from here or by its full path, or its hub name."""
-    if encoder["path"] and not Path(encoder["name"]).is_dir():
-        if not Path(encoder["path"]).is_dir():
+    """Where the base encoder is: the folder it was in, seen from here or by its full path, or its hub name.
+
+    A model that was saved together with its encoder says where it is as seen from its own folder.
+    """
+    path = encoder["path"]
+    beside = path and not Path(path).is_absolute()
+    if beside:
+        path = os.path.normpath(folder / path)
+    if path and (beside or not Path(encoder["name"]).is_dir()):
+        if not Path(path).is_dir():
             raise SertuneError(
-                f"{folder}: its base encoder is no longer at {encoder['path']}; say where it is with --encoder FOLDER"
+                f"{folder}: its base encoder is no longer at {path}; say where it is with --encoder FOLDER"
             )
-        return encoder["path"]
+        return path
+    if encoder["name"] == BUILTIN and encoder["digest"] == RANDOM_DIGEST:
+        return RANDOM
     return encoder["name"]

@@ -15,7 +15,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sertune.config import AUTO_LAYERS, MethodConfig
 from sertune.data.batch import ClipStates, LayerStates, pad_states
 from sertune.errors import AudioError, SertuneError
 from sertune.model import attention
@@ -154,19 +155,25 @@ class Encoder(nn.Module):
         modules = [*self.layers[cut:], *self.tail]
         return [parameter for module in modules for parameter in module.parameters()]
 
-    def first_of_last(self, layers: int | Literal["all"]) -> int:
-        """The first of the last ``layers`` layers.
+    def first_of_last(self, layers: int | Literal["auto", "all"]) -> int:
+        """The first of the last ``layers`` layers; ``auto``: of the last `AUTO_LAYERS`, or of all where it has fewer.
 
         Raises:
-            SertuneError: the encoder has fewer layers.
+            SertuneError: the encoder has fewer layers than are named.
         """
         if layers == "all":
             return 0
+        if layers == "auto":
+            return max(0, self.depth - AUTO_LAYERS)
         if not 1 <= layers <= self.depth:
             raise SertuneError(
                 f"method.layers = {layers}: encoder {self.name} has {self.depth} layers; choose 1 to {self.depth}"
             )
         return self.depth - layers
+
+    def resolved(self, method: MethodConfig) -> MethodConfig:
+        """A method with the number of layers that ``auto`` stands for in this encoder."""
+        return replace(method, layers=min(AUTO_LAYERS, self.depth)) if method.layers == "auto" else method
 
     def set_trainable(self, parameters: Sequence[nn.Parameter], cut: int, *, front: bool = False) -> None:
         """Marks what trains, beside what already does; called by the methods.
@@ -229,6 +236,10 @@ class Encoder(nn.Module):
                 for parameter in module.parameters(recurse=False):
                     if not parameter.requires_grad:
                         parameter.data = parameter.data.to(dtype)
+
+    def forget_digest(self) -> None:
+        """Has `digest` taken anew, of weights that have changed since: as another encoder."""
+        self._digest = ""
 
     @property
     def digest(self) -> str:
@@ -494,7 +505,12 @@ class Encoder(nn.Module):
         states = nn.functional.gelu(model.conv2(states)).permute(0, 2, 1)
         positions = model.embed_positions.weight
         if states.shape[1] > len(positions):
-            seconds = len(positions) / (states.shape[1] / input_features.shape[2]) * self.features.hop / self.rate
+            seconds = (
+                len(positions)
+                / (states.shape[1] / input_features.shape[2])
+                * self.features.hop
+                / self.features.model_rate
+            )
             raise SertuneError(
                 f"encoder {self.name} takes at most {seconds:.0f} s at once; set --audio.crop to that or less"
             )

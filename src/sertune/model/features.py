@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sertune.data.audio import resample
 from sertune.errors import SertuneError
 
 SILENT_DB = 40.0
@@ -21,6 +22,7 @@ class Features:
         assumed: a sentence for the report where the folder did not say how to prepare audio.
 
     Attributes:
+        rate: of the samples that are given, in Hz; the model's, `model_rate`, unless it is set to another.
         wave_norm_eps: added to the variance of the samples; 0: the extractor normalises, if it does.
         silence: longest silence in seconds that is kept at either end; 0 keeps all.
         level: RMS level in dB of full scale that every clip is brought to; 0 leaves it as it is.
@@ -28,7 +30,8 @@ class Features:
 
     def __init__(self, extractor: Any, assumed: str = "") -> None:
         self.extractor = extractor
-        self.rate = int(extractor.sampling_rate)
+        self.model_rate = int(extractor.sampling_rate)
+        self.rate = self.model_rate
         self.hop = int(getattr(extractor, "hop_length", 0))
         self.assumed = assumed
         self.wave_norm_eps = float(getattr(extractor, "wave_norm_eps", 0.0))
@@ -37,11 +40,12 @@ class Features:
 
     def __call__(self, audio: np.ndarray) -> dict[str, Tensor]:
         """Samples (N,) float32 -> ``{"input_values": (1, N)}`` or ``{"input_features": (1, ...)}``."""
-        options: dict[str, Any] = {"sampling_rate": self.rate, "return_tensors": "pt", "padding": False}
+        audio = resample(audio, self.rate, self.model_rate)
+        options: dict[str, Any] = {"sampling_rate": self.model_rate, "return_tensors": "pt", "padding": False}
         if self.hop:  # Whisper's would be cut and padded to 30 s
             options |= {"truncation": False}
         if self.silence:
-            audio = trimmed(audio, self.rate, self.silence)
+            audio = trimmed(audio, self.model_rate, self.silence)
         if self.level:
             audio = at_level(audio, self.level)
         # mel spectra are float32 whatever the precision of the model

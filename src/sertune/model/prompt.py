@@ -15,7 +15,9 @@ class Prompt(nn.Module):
 
     A vector in the attention of a pre-trained layer would change its output from the first step. So each prompt's
     attention weight is multiplied by a learnt factor, FACTOR * |gate|, which starts at START: the layer starts as it
-    was (to a millionth) and the factor has its full gradient. (A choice of ours; the paper has no factor.)
+    was, to a millionth of the attention, and the factor has its full gradient. Trained layers may attend to a vector at
+    random some thousand times as much as to a frame, and are then moved by a thousandth. (A choice of ours; the paper
+    has no factor.)
 
     Args:
         length: P.

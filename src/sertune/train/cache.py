@@ -37,6 +37,7 @@ from sertune.config import CacheConfig
 from sertune.errors import SertuneError
 from sertune.files import check_writable, unwritable
 from sertune.model.encoder import Encoder
+from sertune.model.features import Features
 from sertune.progress import say
 
 FORMAT = 1
@@ -106,6 +107,24 @@ def states_key(encoder: Encoder, precision: str, layer: int | None, dtype: str) 
         "layer": "pooled" if layer is None else layer,
         "dtype": dtype,
     }
+
+
+def inputs_key(features: Features, dtype: str) -> dict[str, Any]:
+    """The key of what an encoder takes as its input, ``(T, D)`` of each clip."""
+    return {
+        "features": _digest(features.extractor.to_dict()),
+        "rate": features.rate,
+        "silence": features.silence,
+        "level": features.level,
+        "precision": "fp32",
+        "layer": "input",
+        "dtype": dtype,
+    }
+
+
+def outputs_key(encoder: Encoder, weights: str, precision: str) -> dict[str, Any]:
+    """The key of what a model with a head makes of each clip, ``(1, K)``; ``weights`` is the head's digest."""
+    return {**states_key(encoder, precision, None, "float32"), "layer": "outputs", "head": weights}
 
 
 def _digest(values: Any) -> str:
@@ -495,6 +514,16 @@ class DiskCache:
         """The frames that enter a layer, or pooled vectors (``layer`` None, always float32)."""
         key = states_key(encoder, precision, layer, "float32" if layer is None else dtype)
         return StateSet(self.folder / _digest(key), key, encoder.name, at_once=layer is None)
+
+    def open_extra(self, name: str, key: dict[str, Any]) -> StateSet:
+        """Rows that are no states of an encoder.
+
+        Args:
+            name: what they are, for people.
+            key: everything that their numbers depend on, besides the samples; with ``layer`` and ``dtype``.
+        """
+        key = {"format": FORMAT, **key}
+        return StateSet(self.folder / _digest(key), key, name, at_once=False)
 
     def reserve(self, size: int) -> None:
         """Makes the folder ready for ``size`` bytes.

@@ -4,14 +4,23 @@ import json
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sertune.errors import SertuneError
 from sertune.files import replacing
-from sertune.model.emotion_model import EmotionModel
+
+
+class Trained(Protocol):
+    """What trains: an `EmotionModel`, say."""
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What was trained: name -> tensor."""
+
+    def load_trained(self, tensors: dict[str, Tensor]) -> None:
+        """Sets what `trained_state` gave."""
 
 
 @dataclass
@@ -85,7 +94,7 @@ TENSORS = ("best", "average")
 PLAIN = tuple(entry.name for entry in fields(Checkpoint) if entry.name not in TENSORS)
 
 
-def save_checkpoint(file: Path, state: Checkpoint, model: EmotionModel, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(file: Path, state: Checkpoint, model: Trained, optimizer: torch.optim.Optimizer) -> None:
     """Writes everything, all of it or nothing."""
     from safetensors.torch import save_file
 
@@ -100,7 +109,7 @@ def save_checkpoint(file: Path, state: Checkpoint, model: EmotionModel, optimize
         save_file(tensors, part, metadata={"state": json.dumps(plain)})
 
 
-def load_checkpoint(file: Path, model: EmotionModel, optimizer: torch.optim.Optimizer) -> Checkpoint:
+def load_checkpoint(file: Path, model: Trained, optimizer: torch.optim.Optimizer) -> Checkpoint:
     """Sets model and optimiser to where they were, and says where that is.
 
     Raises:

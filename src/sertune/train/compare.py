@@ -19,7 +19,7 @@ from sertune.files import check_writable
 from sertune.progress import progress, say
 from sertune.train.folder import write_text
 
-DEFAULT_METHODS = ("frozen", "partial-2", "lora-2", "full")
+DEFAULT_METHODS = ("frozen", "partial", "lora", "full")
 
 SUFFIXES: dict[str, tuple[str, Any]] = {
     "cached": ("states", True),

@@ -74,10 +74,10 @@ class Device:
         """Precision of the frozen weights, attention and checkpointing, once the method is applied."""
         if self.precision != "fp32":
             encoder.halve_frozen(torch.bfloat16 if self.precision == "bf16" else torch.float16)
-        encoder.use_attention(self._kernel(config.attention))
+        encoder.use_attention(self.kernel(config.attention))
         encoder.checkpointing = config.train.checkpointing
 
-    def _kernel(self, wanted: str) -> Kernel:
+    def kernel(self, wanted: str = "auto") -> Kernel:
         """`auto`: on a CPU plain products in bf16 (measured: 2 to 3.5 times faster), torch's fused attention else."""
         if wanted == "flash" and (self.torch.type == "cpu" or self.precision == "fp32"):
             raise SertuneError("attention = flash: needs a GPU and bf16 or fp16; choose auto")

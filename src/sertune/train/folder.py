@@ -3,10 +3,11 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sertune.config import RunConfig, dump_yaml, from_dict, load_yaml, to_dict
+from sertune.config import TRAIN, Settings, dump_yaml, load_yaml, to_dict
 from sertune.errors import SertuneError
 from sertune.files import check_writable, replacing
 
@@ -14,10 +15,15 @@ IGNORED = ("out",)
 """Settings that may differ when a run goes on."""
 
 
-def open_run(config: RunConfig, *, overwrite: bool = False) -> Path:
+def open_run(config: Any, *, overwrite: bool = False, of: Settings[Any] = TRAIN) -> Path:
     """The run folder, if this configuration may run in it. Nothing is written.
 
     An unfinished run of the same configuration goes on; everything else that is already there is an error.
+
+    Args:
+        config: of the run, with its folder as ``out``.
+        overwrite: a run that is there will be replaced.
+        of: what kind of settings these are.
 
     Raises:
         SertuneError: no folder named, a finished run, a run with other settings, or a folder of something else.
@@ -36,7 +42,7 @@ def open_run(config: RunConfig, *, overwrite: bool = False) -> Path:
         return run
     if (run / "report.json").is_file():
         raise SertuneError(f"{run}: holds a finished run; choose another --out, or --overwrite to replace it")
-    before, now = _flat(to_dict(_stored(run / "config.yaml"))), _flat(to_dict(config))
+    before, now = _flat(to_dict(_stored(run / "config.yaml", of))), _flat(to_dict(config))
     for key, value in now.items():
         if key not in IGNORED and before.get(key) != value:
             raise SertuneError(
@@ -46,30 +52,39 @@ def open_run(config: RunConfig, *, overwrite: bool = False) -> Path:
     return run
 
 
-def _stored(file: Path) -> RunConfig:
+def _stored(file: Path, of: Settings[Any]) -> Any:
     values = load_yaml(file)
     try:
-        return from_dict(values)
+        return of.from_dict(values)
     except SertuneError as error:
         raise SertuneError(f"{file}: {error}; choose another --out, or --overwrite to replace the run") from None
 
 
-def start_run(run: Path, config: RunConfig, *, overwrite: bool = False) -> None:
-    """Makes the folder and writes its configuration, unless the run is going on."""
+def start_run(run: Path, config: Any, *, overwrite: bool = False, made: Sequence[str] = ("folds", "model")) -> None:
+    """Makes the folder and writes its configuration, unless the run is going on.
+
+    Args:
+        run: its folder.
+        config: of the run.
+        overwrite: remove what an earlier run left.
+        made: what it makes beside what every run has.
+    """
     if overwrite and run.exists():
-        _clear(run)
+        _clear(run, made)
     run.mkdir(parents=True, exist_ok=True)
     if not (run / "config.yaml").is_file():
         write_text(run / "config.yaml", dump_yaml(config))
 
 
-def _clear(run: Path) -> None:
+def _clear(run: Path, made: Sequence[str]) -> None:
     """Removes the files of a run, and nothing that it did not write."""
     import shutil
 
     for name in ("config.yaml", "report.json", "report.html", "predictions.parquet", "log.jsonl"):
         (run / name).unlink(missing_ok=True)
-    for name in ("folds", "model"):
+    for name in made:
+        if (run / name).is_file():
+            (run / name).unlink()
         shutil.rmtree(run / name, ignore_errors=True)
 
 

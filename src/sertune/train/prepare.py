@@ -17,6 +17,7 @@ from sertune.data.label_map import LabelMap, find_map
 from sertune.data.manifest import Manifest
 from sertune.data.splits import Protocol, make_protocol
 from sertune.errors import SertuneError
+from sertune.model.builtin import RANDOM
 from sertune.model.emotion_model import EmotionModel, ModelSpec
 from sertune.model.encoder import Encoder, load_encoder
 from sertune.model.methods import apply_methods
@@ -178,8 +179,8 @@ def prepare(config: RunConfig) -> Prepared:
     notes, warnings = audit.pop("notes"), [*protocol.warnings, *audit.pop("warnings")]
     if encoder.features.assumed:
         warnings.append(encoder.features.assumed)
-    if encoder.name == "builtin":
-        warnings.append("the builtin encoder is not pre-trained; a pre-trained one (--encoder) will do better")
+    if encoder.name == RANDOM:
+        warnings.append("builtin:random is not pre-trained; builtin or another encoder (--encoder) will do better")
     return Prepared(
         manifest, target, encoder, parts.initial, parts.spec, clips, protocol, device, skipped, warnings, notes,
         seconds, parts.reading, parts.label_map, audit,

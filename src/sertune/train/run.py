@@ -80,11 +80,12 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         summary["metrics"] |= rating_metrics(rated, task, config.seed)
     write_text(run / "log.jsonl", "".join(json.dumps(row) + "\n" for result in results for row in result["log"]))
     interval, extra = summary.pop("interval"), summary.pop("warnings")
+    method = prepared.encoder.resolved(config.method)
     report = {
         "format": 1,
         "sertune": __version__,
         "kind": "train",
-        "name": f"{prepared.manifest.name}, {config.method.label}, {protocol.split}",
+        "name": f"{prepared.manifest.name}, {method.label}, {protocol.split}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "task": task,
         **summary,
@@ -96,7 +97,7 @@ def _gather(run: Path, prepared: Prepared, config: RunConfig, seconds: float) ->
         "audit": prepared.audit,
         "cost": _cost(results, prepared, seconds),
         "encoder": prepared.encoder.described(),
-        "method": {**config.method.described(), "cut": prepared.encoder.cut},
+        "method": {**method.described(), "cut": prepared.encoder.cut},
         "data": _data(prepared, config),
         "warnings": [*prepared.warnings, *extra],
         "skipped": prepared.skipped,

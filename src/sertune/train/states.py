@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from sertune.data.audio import read_audio, samples_digest
 from sertune.data.batch import ClipStates
 from sertune.data.trivial import Heard, HeardTable, listen
 from sertune.data.waveform import augment_waveform, waveform_active
-from sertune.errors import AudioError, SertuneError
+from sertune.errors import AudioError, SertuneError, SilentError
 from sertune.model.encoder import Encoder
 from sertune.progress import progress, say
 from sertune.train.cache import DiskCache, FileDigests, StateSet, Stored, row_bytes, show_bytes
@@ -34,6 +34,10 @@ AHEAD = 16
 GIB = 2**30
 PASSES = 3
 """Over the clips whose states are missing, before a disk that damages what it is given is given up on."""
+
+NO_WAVES = to_dict(AugmentConfig())
+OCCASIONAL = ("wave_reverb", "wave_channel", "wave_noise", "wave_mask", "wave_gain")
+"""Effects that `Views.share` may leave out of a view."""
 
 NOT_FINITE = "its states are not finite, with a peak of {:g} times full scale; 1 is usual, or try --precision fp32"
 
@@ -50,19 +54,21 @@ class Views:
         count: versions that are kept; view 0 is the clip as it is, each of the others is drawn once. 1: none is kept,
             training draws afresh in every epoch.
         crop: the longest part kept of a slowed-down clip, in seconds.
+        share: how likely each effect but the speed is part of a view; 1: all are.
     """
 
     options: AugmentConfig
     seed: int
     count: int
     crop: float
+    share: float = 1.0
 
     def name(self, digest: str, view: int) -> str:
         """What a view's states are kept under: the clip's digest, and for views above 0 all that made it."""
         if not view:
             return digest
         waves = {key: value for key, value in to_dict(self.options).items() if key.startswith("wave_")}
-        made = repr((sorted(waves.items()), self.seed, view))
+        made = repr((sorted(waves.items()), self.seed, view, *([self.share] if self.share < 1 else [])))
         return f"{digest}-{hashlib.blake2b(made.encode(), digest_size=6).hexdigest()}"
 
     def kept(self, audio: np.ndarray, rate: int, digest: str, view: int) -> np.ndarray:
@@ -76,7 +82,11 @@ class Views:
         return audio if draw is None else self._augmented(audio, rate, np.random.default_rng(draw))
 
     def _augmented(self, audio: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-        return augment_waveform(audio, rate, self.options, rng)[: int(self.crop * rate)]
+        options = self.options
+        if self.share < 1:
+            left_out = [name for name in OCCASIONAL if rng.random() >= self.share]
+            options = replace(options, **{name: NO_WAVES[name] for name in left_out})
+        return augment_waveform(audio, rate, options, rng)[: int(self.crop * rate)]
 
 
 def choose_views(config: RunConfig, *, kept: bool) -> Views | None:
@@ -287,6 +297,23 @@ class MemorySet(dict[str, Tensor]):
         return self[clip]
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What is kept of every clip and view beside the encoder's states, of the very samples that it hears.
+
+    Attributes:
+        kept: where.
+        compute: (samples,) -> rows (T, D).
+        row_bytes: size of a row on disk.
+        rows_per_second: of them; 0: one row a clip.
+    """
+
+    kept: Kept
+    compute: Callable[[np.ndarray], Tensor]
+    row_bytes: int = 0
+    rows_per_second: float = 0.0
+
+
 @dataclass
 class Builder:
     """Runs the clips whose states are missing through the encoder.
@@ -299,6 +326,8 @@ class Builder:
         views: of each clip, if they are kept.
         autocast: context in which the encoder computes.
         skip_bad: leave out files that can't be used, instead of stopping at the first.
+        skip_silent: leave out what is silent, whatever ``skip_bad``.
+        extras: what else is kept of each clip.
         known: digest and number of the samples of each row that was read.
         heard: for the audit, by digest.
         skipped: why a row can't be used.
@@ -312,6 +341,8 @@ class Builder:
     views: Views | None
     autocast: Autocast
     skip_bad: bool
+    skip_silent: bool = False
+    extras: Sequence[Extra] = ()
     known: dict[int, tuple[str, int]] = field(default_factory=dict)
     heard: dict[str, Heard] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
@@ -333,7 +364,7 @@ class Builder:
     def _complete(self, row: int) -> bool:
         if row not in self.known:
             return False
-        kept = [self.pooled, *self.frames.values()]
+        kept = [self.pooled, *self.frames.values(), *(extra.kept for extra in self.extras)]
         return all(name in states for name in self.names(self.known[row][0]) for states in kept)
 
     def run(self, rows: Sequence[int], title: str = "Encoding", *, encode: bool = True) -> None:
@@ -357,7 +388,7 @@ class Builder:
                         self._encode(row, audio, digest)
                 except AudioError as error:
                     if encode:
-                        self._skip(row, error.reason)
+                        self._skip(row, error)
                     continue
                 self.known[row] = digest, len(audio)
                 self.heard[digest] = heard
@@ -366,9 +397,14 @@ class Builder:
         for view, name in enumerate(self.names(digest)):
             pooled = name not in self.pooled
             layers = [layer for layer, kept in self.frames.items() if name not in kept]
-            if not pooled and not layers:
+            extras = [extra for extra in self.extras if name not in extra.kept]
+            if not (pooled or layers or extras):
                 continue
             heard = self.views.kept(audio, self.reader.rate, digest, view) if self.views is not None else audio
+            for extra in extras:
+                extra.kept.add(name, extra.compute(heard))
+            if not pooled and not layers:
+                continue
             highest = max(layers, default=self.encoder.depth)
             top = highest if not pooled and highest != self.encoder.depth else None
             with self.autocast():
@@ -389,11 +425,11 @@ class Builder:
                 f"{self._file(row)}: its states reach {error}, and float16 ends at 65504; choose --cache.dtype bfloat16"
             ) from None
 
-    def _skip(self, row: int, reason: str) -> None:
-        self.skipped[row] = reason
-        if not self.skip_bad:
+    def _skip(self, row: int, error: AudioError) -> None:
+        self.skipped[row] = error.reason
+        if not self.skip_bad and not (self.skip_silent and isinstance(error, SilentError)):
             hint = "sertune check lists all bad files, --skip-bad goes on without them"
-            raise SertuneError(f"{self._file(row)}: {reason} ({hint})") from None
+            raise SertuneError(f"{self._file(row)}: {error.reason} ({hint})") from None
 
     def _file(self, row: int) -> str:
         return str(self.reader.frame["file"].iat[row])
@@ -412,6 +448,8 @@ def compute_states(
     cache: DiskCache | None = None,
     dtype: str = "float16",
     precision: str = "fp32",
+    extras: Sequence[Extra] = (),
+    skip_silent: bool = False,
 ) -> tuple[States, np.ndarray, list[dict[str, str]]]:
     """Runs every clip through the encoder, alone and unpadded, unless its states are on disk.
 
@@ -428,6 +466,8 @@ def compute_states(
         cache: where to keep states on disk; None: in memory.
         dtype: of frames on disk.
         precision: in which the encoder computes, which the disk has to know.
+        extras: what else is kept of each clip and view.
+        skip_silent: leave out what is silent, whatever ``skip_bad``.
 
     Returns:
         The states of the usable rows, the positions of these, and the files left out with the reason.
@@ -442,7 +482,7 @@ def compute_states(
     if cache is not None:
         pooled = cache.open(encoder, precision, None, dtype)
         frames = {layer: cache.open(encoder, precision, layer, dtype) for layer in kept_layers}
-    builder = Builder(encoder, reader, pooled, dict(frames), views, autocast, skip_bad)
+    builder = Builder(encoder, reader, pooled, dict(frames), views, autocast, skip_bad, skip_silent, extras)
     rows = range(len(reader.frame))
     if cache is None:
         builder.run(rows)
@@ -532,7 +572,8 @@ def _close(builder: Builder) -> None:
 
 
 def _sets(builder: Builder) -> list[StateSet]:
-    return [states for states in (*builder.frames.values(), builder.pooled) if isinstance(states, StateSet)]
+    kept = [*builder.frames.values(), builder.pooled, *(extra.kept for extra in builder.extras)]
+    return [states for states in kept if isinstance(states, StateSet)]
 
 
 def _all_names(builder: Builder, rows: Iterable[int]) -> set[str]:
@@ -572,19 +613,26 @@ def _disk_size(builder: Builder, rows: Sequence[int], dtype: str) -> int:
     """Bytes that the missing states of rows would take at most on disk; unknown durations count as the crop."""
     encoder, reader = builder.encoder, builder.reader
     durations = reader.frame["duration"].fillna(reader.audio.crop).clip(upper=reader.audio.crop).tolist()
-    vectors, seconds = 0, 0.0
+    vectors, seconds, beside = 0, 0.0, 0.0
     for row in rows:
         if row not in builder.known:
             vectors += builder.count
             seconds += builder.count * len(builder.frames) * durations[row]
+            beside += builder.count * sum(_extra_size(extra, durations[row]) for extra in builder.extras)
             continue
         digest, samples = builder.known[row]
         for name in builder.names(digest):
             vectors += name not in builder.pooled
             seconds += samples / reader.rate * sum(name not in kept for kept in builder.frames.values())
+            missing = [extra for extra in builder.extras if name not in extra.kept]
+            beside += sum(_extra_size(extra, samples / reader.rate) for extra in missing)
     frames = math.ceil(seconds * encoder.frames_per_second)
     vector = (encoder.depth + 1) * row_bytes("float32", 2 * encoder.width)
-    return vectors * vector + frames * row_bytes(dtype, encoder.width)
+    return vectors * vector + frames * row_bytes(dtype, encoder.width) + math.ceil(beside)
+
+
+def _extra_size(extra: Extra, seconds: float) -> float:
+    return extra.row_bytes * max(1.0, extra.rows_per_second * seconds)
 
 
 def _first(skipped: list[dict[str, str]]) -> str:

@@ -43,7 +43,7 @@ class Adapters:
     """
 
     options: AdapterConfig
-    layers: int | Literal["all"]
+    layers: int | Literal["auto", "all"]
 
     def apply(self, encoder: Encoder) -> None:
         """Adds the adapters, each to the module that owns its feed-forward part; the identity at the start.

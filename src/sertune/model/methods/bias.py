@@ -11,7 +11,7 @@ from sertune.model.encoder import Encoder
 class Bias:
     """Trains every bias vector of the last ``layers`` layers and of what the model applies after them."""
 
-    layers: int | Literal["all"]
+    layers: int | Literal["auto", "all"]
 
     def apply(self, encoder: Encoder) -> None:
         """Marks the biases of linear maps and norms; the cut is the first of the layers.

@@ -65,7 +65,7 @@ class Lora:
     """Updates the attention's projections, the feed-forward maps, or both, in the last ``layers`` layers."""
 
     options: LoraConfig
-    layers: int | Literal["all"]
+    layers: int | Literal["auto", "all"]
 
     def apply(self, encoder: Encoder) -> None:
         """Puts a `LoraLinear` in the place of every targeted linear map; the identity at the start.

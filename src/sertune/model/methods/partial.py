@@ -10,7 +10,7 @@ from sertune.model.encoder import Encoder
 class Partial:
     """Trains the last ``layers`` layers and what the model applies after them."""
 
-    layers: int | Literal["all"]
+    layers: int | Literal["auto", "all"]
 
     def apply(self, encoder: Encoder) -> None:
         """Marks the last layers and the tail; the cut is the first of them.

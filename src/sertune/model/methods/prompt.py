@@ -16,7 +16,7 @@ from sertune.model.prompt import PROMPT, Prompt
 class PromptTuning:
     """Trains ``length`` vectors before the input of each of the last ``layers`` layers."""
 
-    layers: int | Literal["all"]
+    layers: int | Literal["auto", "all"]
     length: int
 
     def apply(self, encoder: Encoder) -> None:

@@ -20,6 +20,7 @@ from sertune.data.splits import Fold
 from sertune.metrics.repeated import Resampled, mean_of
 from sertune.metrics.seeds import finite_or_none, metrics_over_seeds, scores_of_runs
 from sertune.metrics.summary import main_metrics, summarise
+from sertune.model.builtin import RANDOM
 from sertune.model.emotion_model import EmotionModel
 from sertune.model.predictions import task_of
 from sertune.progress import say
@@ -586,8 +587,8 @@ def _warnings(search: Search, metrics: dict[str, Any], task: dict[str, Any], own
             "in trials the crop was applied to the states of longer clips, whose frozen part had heard the rest; the "
             "winner was trained and tested on audio that is cropped before the encoder"
         )
-    if search.bench.loaded(search.base.encoder).encoder.name == "builtin":
-        said.append("the builtin encoder is not pre-trained; a pre-trained one (--encoder) will do better")
+    if search.bench.loaded(search.base.encoder).encoder.name == RANDOM:
+        said.append("builtin:random is not pre-trained; builtin or another encoder (--encoder) will do better")
     return said
 
 

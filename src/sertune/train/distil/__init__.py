@@ -1,0 +1,1 @@
+"""`sertune distil`: a small encoder that gives what a large one gives."""
