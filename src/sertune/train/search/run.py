@@ -169,12 +169,15 @@ def snapshot(folder: Path | None, storage: str = "", name: str = "") -> dict[str
     if "://" not in where and not Path(where).is_file():
         raise SertuneError(f"storage {where}: no such file; has the search begun?")
     opened = open_storage(where)
-    with patience(where):
-        names = [own for own in optuna.get_all_study_names(opened) if own == name or own.startswith(f"{name}, fold ")]
-        if not names:
-            raise SertuneError(f"study {name!r} in {shown(where)}: there is none; has the search begun?")
-        studies = [_study(optuna.load_study(study_name=own, storage=opened)) for own in names]
-    close_storage(opened)
+    try:
+        with patience(where):
+            every = optuna.get_all_study_names(opened)
+            names = [own for own in every if own == name or own.startswith(f"{name}, fold ")]
+            if not names:
+                raise SertuneError(f"study {name!r} in {shown(where)}: there is none; has the search begun?")
+            studies = [_study(optuna.load_study(study_name=own, storage=opened)) for own in names]
+    finally:
+        close_storage(opened)
     budget = record.get("trials") or None
     return {"name": name, "storage": shown(where), "budget": budget, "studies": studies}
 

@@ -137,10 +137,14 @@ def _open_postgres(address: str, name: str) -> BaseStorage:
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
 
+    storage = RDBStorage.__new__(RDBStorage)  # at hand where its set-up fails, to close what it has opened
     try:
         # a connection that was closed by the server is noticed before it is used
-        return RDBStorage(address, engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}})
+        engine = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+        RDBStorage.__init__(storage, address, engine_kwargs=engine)
+        return storage
     except RuntimeError as error:
+        storage.engine.dispose()
         raise SertuneError(f"storage {name}: is of another version of Optuna ({_line(error)})") from None
     except (SQLAlchemyError, OSError, ValueError) as error:
         raise SertuneError(
