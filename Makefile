@@ -19,12 +19,13 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/methods.py --clips 64
 
-# torch first, from pip's own index or wheel folder: any other version would bring gigabytes of CUDA
+# torch first, from pip's own index or wheel folder: any other version would bring gigabytes of CUDA; most modules are
+# never imported, so none is compiled beforehand
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0]) if not (3, 11) <= sys.version_info[:2] <= (3, 13) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
 clean:
