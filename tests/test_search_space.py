@@ -143,6 +143,7 @@ def test_the_first_point_has_what_auto_and_an_empty_list_stand_for() -> None:
     method = read_space(preset("method", 4), 4)
     named = with_values(BASE, {"method.name": "adapter"})
     assert method.settings(method.nearest(named))["train.lr"] == pytest.approx(3e-3)
+    assert method.settings(method.nearest(BASE))["method.layers"] == 2
 
 
 @pytest.mark.parametrize("name", PRESETS)

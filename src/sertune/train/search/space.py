@@ -23,7 +23,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sertune.config import RunConfig, all_keys, check_type, takes_list, takes_text, validate, value_at, with_values
+from sertune.config import (
+    AUTO_LAYERS,
+    RunConfig,
+    all_keys,
+    check_type,
+    takes_list,
+    takes_text,
+    validate,
+    value_at,
+    with_values,
+)
 from sertune.errors import SertuneError
 from sertune.train.optim import auto_rate
 
@@ -322,6 +332,8 @@ def _meant(start: RunConfig, dimension: Dimension) -> Any:
     own = value_at(start, dimension.key)
     if dimension.key == "train.lr" and own == "auto":
         return auto_rate(start.method)
+    if dimension.key == "method.layers" and own == "auto":
+        return AUTO_LAYERS
     if dimension.role and own == [] and start.method.name == "frozen":
         return [1, int(dimension.high) - 1]  # a frozen encoder's inner layers
     return own
