@@ -289,14 +289,7 @@ def _search_options(flags: list[str]) -> tuple[Any, Any]:
         if any(item.partition("=")[0] == flag for item in flags):
             raise SertuneError(f"{flag}: is a flag of sertune train, not of sertune search")
     numbers: dict[str, Any] = {
-        name: _whole(flag, text)
-        for name, flag in (
-            ("inner_folds", "--inner-folds"),
-            ("seeds", "--winner-seeds"),
-            ("workers", "--workers"),
-            ("confirm", "--confirm"),
-        )
-        if (text := _take_value(flags, flag))
+        name: _whole(flag, text) for name, flag in SEARCH_NUMBERS.items() if (text := _take_value(flags, flag))
     }
     texts: dict[str, Any] = {
         name: text

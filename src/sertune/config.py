@@ -215,6 +215,13 @@ class MethodConfig:
 
 AUTO_LAYERS = 2
 """How many of the last layers train with ``method.layers: auto``, where there are as many."""
+
+
+def auto_layers(depth: int) -> int:
+    """What ``method.layers: auto`` stands for in an encoder of ``depth`` layers."""
+    return min(AUTO_LAYERS, depth)
+
+
 METHODS = ("frozen", "partial", "full", "lora", "adapter", "prompt", "bias")
 
 
@@ -594,61 +601,61 @@ def _words(hint: Any) -> str:
 def validate(config: RunConfig) -> None:
     """Raises `SertuneError` for the first value that makes no sense, naming its key."""
     train, augment, head = config.train, config.augment, config.head
-    _need(config.seed >= 0, "seed", config.seed, "0 or more")
-    _need(bool(config.encoder), "encoder", repr(config.encoder), "a hub name, a folder or builtin")
-    _need(bool(config.split.name), "split.name", repr(config.split.name), "a protocol, e.g. auto, loso or speaker")
+    need(config.seed >= 0, "seed", config.seed, "0 or more")
+    need(bool(config.encoder), "encoder", repr(config.encoder), "a hub name, a folder or builtin")
+    need(bool(config.split.name), "split.name", repr(config.split.name), "a protocol, e.g. auto, loso or speaker")
     if config.weights:
         good = len(config.weights) == len(config.data) and min(config.weights) > 0
-        _need(good, "weights", config.weights, f"a number above 0 for each of the {len(config.data)} data")
+        need(good, "weights", config.weights, f"a number above 0 for each of the {len(config.data)} data")
     for key, names in (("target.labels", config.target.labels), ("target.dimensions", config.target.dimensions)):
-        _need(len(set(names)) == len(names), key, " ".join(names), "each name once")
-    _need(config.audio.min_seconds >= 0, "audio.min_seconds", config.audio.min_seconds, "seconds, 0 or more")
-    _need(config.audio.crop > 0, "audio.crop", config.audio.crop, "seconds above 0")
-    _need(
+        need(len(set(names)) == len(names), key, " ".join(names), "each name once")
+    need(config.audio.min_seconds >= 0, "audio.min_seconds", config.audio.min_seconds, "seconds, 0 or more")
+    need(config.audio.crop > 0, "audio.crop", config.audio.crop, "seconds above 0")
+    need(
         config.audio.crop >= config.audio.min_seconds,
         "audio.crop",
         config.audio.crop,
         f"no less than audio.min_seconds = {config.audio.min_seconds}",
     )
-    _need(config.audio.silence >= 0, "audio.silence", config.audio.silence, "seconds, 0 or more")
-    _need(-80 <= config.audio.level <= 0, "audio.level", config.audio.level, "dB from -80, below 0, or 0: as it is")
+    need(config.audio.silence >= 0, "audio.silence", config.audio.silence, "seconds, 0 or more")
+    need(-80 <= config.audio.level <= 0, "audio.level", config.audio.level, "dB from -80, below 0, or 0: as it is")
     for key in ("limit_gib", "disk_gib"):
-        _need(getattr(config.cache, key) >= 0, f"cache.{key}", getattr(config.cache, key), "GiB, 0 or more")
-    _need(config.cache.views >= 1, "cache.views", config.cache.views, "1 or more")
-    _need(
+        need(getattr(config.cache, key) >= 0, f"cache.{key}", getattr(config.cache, key), "GiB, 0 or more")
+    need(config.cache.views >= 1, "cache.views", config.cache.views, "1 or more")
+    need(
         0 <= config.target.label_smoothing < 1,
         "target.label_smoothing",
         config.target.label_smoothing,
         "0 to 1",
     )
-    _need(config.target.adjustment >= 0, "target.adjustment", config.target.adjustment, "0 or more")
+    need(config.target.adjustment >= 0, "target.adjustment", config.target.adjustment, "0 or more")
     _validate_target(config)
     _validate_method(config.method)
-    _need(0 <= head.dropout < 1, "head.dropout", head.dropout, "0 to 1")
+    need(0 <= head.dropout < 1, "head.dropout", head.dropout, "0 to 1")
     for key in ("hidden", "convolutions"):
-        _need(all(width > 0 for width in getattr(head, key)), f"head.{key}", getattr(head, key), "widths above 0")
-    _need(
+        need(all(width > 0 for width in getattr(head, key)), f"head.{key}", getattr(head, key), "widths above 0")
+    need(
         bool(head.regularisation) and min(head.regularisation) > 0,
         "head.regularisation",
         head.regularisation,
         "at least one strength above 0",
     )
-    _need(head.start_regularisation > 0, "head.start_regularisation", head.start_regularisation, "a strength above 0")
-    _need(0 <= head.blend < 1, "head.blend", head.blend, "a share from 0, below 1")
+    need(head.start_regularisation > 0, "head.start_regularisation", head.start_regularisation, "a strength above 0")
+    need(0 <= head.blend < 1, "head.blend", head.blend, "a share from 0, below 1")
     if config.absent == "mask" and augment.mixup:
         raise SertuneError("absent = mask: can't be had with augment.mixup, which mixes labels of unlike corpora")
-    _need(train.epochs >= 0, "train.epochs", train.epochs, "0 or more")
-    _need(train.lr == "auto" or train.lr >= 0, "train.lr", train.lr, "0 or more, or auto")
+    need(train.epochs >= 0, "train.epochs", train.epochs, "0 or more")
+    need(train.lr == "auto" or train.lr >= 0, "train.lr", train.lr, "0 or more, or auto")
     for key in ("head_lr", "weight_decay", "clip"):
-        _need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
-    _need(0 <= train.warmup < 1, "train.warmup", train.warmup, "a share from 0 to 1")
+        need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
+    need(0 <= train.warmup < 1, "train.warmup", train.warmup, "a share from 0 to 1")
     for key in ("batch_clips", "accumulate"):
-        _need(getattr(train, key) >= 1, f"train.{key}", getattr(train, key), "1 or more")
-    _need(train.batch_seconds > 0, "train.batch_seconds", train.batch_seconds, "seconds above 0")
-    _need(0 <= train.average < 1, "train.average", train.average, "a decay from 0 to 1")
-    _need(train.plateau_patience >= 1, "train.plateau_patience", train.plateau_patience, "1 or more")
+        need(getattr(train, key) >= 1, f"train.{key}", getattr(train, key), "1 or more")
+    need(train.batch_seconds > 0, "train.batch_seconds", train.batch_seconds, "seconds above 0")
+    need(0 <= train.average < 1, "train.average", train.average, "a decay from 0 to 1")
+    need(train.plateau_patience >= 1, "train.plateau_patience", train.plateau_patience, "1 or more")
     for key in ("patience", "unfreeze_epoch", "checkpoint_minutes"):
-        _need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
+        need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
     if train.unfreeze_epoch and train.unfreeze_epoch >= train.epochs:
         raise SertuneError(
             f"train.unfreeze_epoch = {train.unfreeze_epoch}: the encoder would never train in "
@@ -663,22 +670,22 @@ def validate(config: RunConfig) -> None:
                 "choose solved"
             )
     good = len(augment.time_crop) == 2 and 0 < augment.time_crop[0] <= augment.time_crop[1] <= 1
-    _need(good, "augment.time_crop", augment.time_crop, "two shares above 0, at most 1, the smaller one first")
+    need(good, "augment.time_crop", augment.time_crop, "two shares above 0, at most 1, the smaller one first")
     for key in ("time_mask", "channel_mask", "wave_mask"):
-        _need(0 <= getattr(augment, key) < 1, f"augment.{key}", getattr(augment, key), "a share from 0 to 1")
+        need(0 <= getattr(augment, key) < 1, f"augment.{key}", getattr(augment, key), "a share from 0 to 1")
     for key in ("mixup", "noise", "wave_gain", "wave_channel"):
-        _need(getattr(augment, key) >= 0, f"augment.{key}", getattr(augment, key), "0 or more")
-    _need(augment.time_span > 0, "augment.time_span", augment.time_span, "seconds above 0")
+        need(getattr(augment, key) >= 0, f"augment.{key}", getattr(augment, key), "0 or more")
+    need(augment.time_span > 0, "augment.time_span", augment.time_span, "seconds above 0")
     noise, speed = augment.wave_noise, augment.wave_speed
     good = not noise or (len(noise) == 2 and -100 <= noise[0] <= noise[1] <= 100)
-    _need(good, "augment.wave_noise", noise, "two ratios in dB, from -100 to 100, the smaller one first, or none")
+    need(good, "augment.wave_noise", noise, "two ratios in dB, from -100 to 100, the smaller one first, or none")
     good = not speed or (len(speed) == 2 and 0.5 <= speed[0] <= speed[1] <= 2)
-    _need(good, "augment.wave_speed", speed, "two factors from 0.5 to 2, the smaller one first, or none")
+    need(good, "augment.wave_speed", speed, "two factors from 0.5 to 2, the smaller one first, or none")
     room = augment.wave_reverb
     good = not room or (len(room) == 2 and 0 < room[0] <= room[1] <= 10)
-    _need(good, "augment.wave_reverb", room, "two times in seconds above 0, at most 10, the smaller one first, or none")
-    _need(augment.wave_channel <= 40, "augment.wave_channel", augment.wave_channel, "dB, at most 40")
-    _need(augment.wave_gain <= 60, "augment.wave_gain", augment.wave_gain, "dB, at most 60")
+    need(good, "augment.wave_reverb", room, "two times in seconds above 0, at most 10, the smaller one first, or none")
+    need(augment.wave_channel <= 40, "augment.wave_channel", augment.wave_channel, "dB, at most 40")
+    need(augment.wave_gain <= 60, "augment.wave_gain", augment.wave_gain, "dB, at most 60")
     if augment.wave_gain and config.audio.level:
         raise SertuneError(
             f"augment.wave_gain = {augment.wave_gain:g}: has no effect, as audio.level brings every clip to one level; "
@@ -691,27 +698,27 @@ def _validate_target(config: RunConfig) -> None:
     for part in target.parts:
         if part not in TARGETS:
             raise unknown("target", part, TARGETS)
-    _need(len(set(target.parts)) == len(target.parts), "target.name", target.name, "each task once")
+    need(len(set(target.parts)) == len(target.parts), "target.name", target.name, "each task once")
     if "density" in target.parts:
         good = "rater" in target.parts and rater.of == "dimension"
-        _need(good, "target.name", target.name, "density together with rater (of dimensions), as in rater+density")
+        need(good, "target.name", target.name, "density together with rater (of dimensions), as in rater+density")
     good = not target.weights or (len(target.weights) == len(target.parts) and min(target.weights) > 0)
-    _need(good, "target.weights", target.weights, f"a number above 0 for each task of {target.name}")
-    _need(all(width > 0 for width in rater.branch), "target.rater.branch", rater.branch, "widths above 0")
-    _need(rater.rank >= 0, "target.rater.rank", rater.rank, "0 or more")
-    _need(
+    need(good, "target.weights", target.weights, f"a number above 0 for each task of {target.name}")
+    need(all(width > 0 for width in rater.branch), "target.rater.branch", rater.branch, "widths above 0")
+    need(rater.rank >= 0, "target.rater.rank", rater.rank, "0 or more")
+    need(
         rater.shrinkage == "auto" or rater.shrinkage >= 0,
         "target.rater.shrinkage",
         rater.shrinkage,
         "0 or more, or auto",
     )
     for key in ("min_ratings", "min_raters"):
-        _need(getattr(rater, key) >= 1, f"target.rater.{key}", getattr(rater, key), "1 or more")
+        need(getattr(rater, key) >= 1, f"target.rater.{key}", getattr(rater, key), "1 or more")
     good = len(plane.grid) == 2 and min(plane.grid) >= 2 and max(plane.grid) <= 64
-    _need(good, "target.plane.grid", plane.grid, "two numbers of cells, each from 2 to 64, e.g. 4 4")
-    _need(0 <= plane.bandwidth <= 2, "target.plane.bandwidth", plane.bandwidth, "0 to 2, where the plane is 2 wide")
-    _need(plane.temperature > 0, "target.plane.temperature", plane.temperature, "a number above 0")
-    _need(16 <= plane.fine <= 256, "target.plane.fine", plane.fine, "16 to 256 bins")
+    need(good, "target.plane.grid", plane.grid, "two numbers of cells, each from 2 to 64, e.g. 4 4")
+    need(0 <= plane.bandwidth <= 2, "target.plane.bandwidth", plane.bandwidth, "0 to 2, where the plane is 2 wide")
+    need(plane.temperature > 0, "target.plane.temperature", plane.temperature, "a number above 0")
+    need(16 <= plane.fine <= 256, "target.plane.fine", plane.fine, "16 to 256 bins")
     if plane.bandwidth and plane.kernel != "gaussian":
         raise SertuneError(
             f"target.plane.bandwidth = {plane.bandwidth:g}: is for the gaussian kernel; diffusion finds its own"
@@ -729,22 +736,23 @@ def _validate_method(method: MethodConfig) -> None:
             raise unknown("method", part, METHODS)
     single = len(method.parts) == 1 or "frozen" not in method.parts
     once = len(set(method.parts)) == len(method.parts)
-    _need(single and once, "method.name", method.name, "each method once, and frozen alone")
+    need(single and once, "method.name", method.name, "each method once, and frozen alone")
     layers = method.layers
     good = isinstance(layers, str) or layers >= 1
-    _need(good, "method.layers", layers, "1 or more, all, or auto (or --method frozen)")
+    need(good, "method.layers", layers, "1 or more, all, or auto (or --method frozen)")
     lora, adapter = method.lora, method.adapter
-    _need(lora.rank >= 1, "method.lora.rank", lora.rank, "1 or more")
-    _need(lora.alpha > 0, "method.lora.alpha", lora.alpha, "a number above 0")
-    _need(0 <= lora.dropout < 1, "method.lora.dropout", lora.dropout, "0 to 1")
-    _need(bool(lora.targets), "method.lora.targets", lora.targets, "attention, feed-forward or both")
-    _need(adapter.bottleneck >= 1, "method.adapter.bottleneck", adapter.bottleneck, "1 or more")
-    _need(adapter.scale > 0, "method.adapter.scale", adapter.scale, "a factor above 0")
-    _need(0 <= adapter.dropout < 1, "method.adapter.dropout", adapter.dropout, "0 to 1")
-    _need(method.prompt.length >= 1, "method.prompt.length", method.prompt.length, "1 or more")
+    need(lora.rank >= 1, "method.lora.rank", lora.rank, "1 or more")
+    need(lora.alpha > 0, "method.lora.alpha", lora.alpha, "a number above 0")
+    need(0 <= lora.dropout < 1, "method.lora.dropout", lora.dropout, "0 to 1")
+    need(bool(lora.targets), "method.lora.targets", lora.targets, "attention, feed-forward or both")
+    need(adapter.bottleneck >= 1, "method.adapter.bottleneck", adapter.bottleneck, "1 or more")
+    need(adapter.scale > 0, "method.adapter.scale", adapter.scale, "a factor above 0")
+    need(0 <= adapter.dropout < 1, "method.adapter.dropout", adapter.dropout, "0 to 1")
+    need(method.prompt.length >= 1, "method.prompt.length", method.prompt.length, "1 or more")
 
 
-def _need(good: bool, key: str, value: object, expected: str) -> None:
+def need(good: bool, key: str, value: object, expected: str) -> None:
+    """Raises `SertuneError` for a value that makes no sense, naming its key and what was expected."""
     if not good:
         raise SertuneError(f"{key} = {value}: expected {expected}")
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sertune.config import AUTO_LAYERS, MethodConfig
+from sertune.config import MethodConfig, auto_layers
 from sertune.data.batch import ClipStates, LayerStates, pad_states
 from sertune.errors import AudioError, SertuneError
 from sertune.model import attention
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
         return [parameter for module in modules for parameter in module.parameters()]
 
     def first_of_last(self, layers: int | Literal["auto", "all"]) -> int:
-        """The first of the last ``layers`` layers; ``auto``: of the last `AUTO_LAYERS`, or of all where it has fewer.
+        """The first of the last ``layers`` layers; ``auto``: of the last two, or of all where it has fewer.
 
         Raises:
             SertuneError: the encoder has fewer layers than are named.
@@ -164,7 +164,7 @@ class Encoder(nn.Module):
         if layers == "all":
             return 0
         if layers == "auto":
-            return max(0, self.depth - AUTO_LAYERS)
+            return self.depth - auto_layers(self.depth)
         if not 1 <= layers <= self.depth:
             raise SertuneError(
                 f"method.layers = {layers}: encoder {self.name} has {self.depth} layers; choose 1 to {self.depth}"
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
 
     def resolved(self, method: MethodConfig) -> MethodConfig:
         """A method with the number of layers that ``auto`` stands for in this encoder."""
-        return replace(method, layers=min(AUTO_LAYERS, self.depth)) if method.layers == "auto" else method
+        return replace(method, layers=auto_layers(self.depth)) if method.layers == "auto" else method
 
     def set_trainable(self, parameters: Sequence[nn.Parameter], cut: int, *, front: bool = False) -> None:
         """Marks what trains, beside what already does; called by the methods.

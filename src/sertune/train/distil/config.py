@@ -1,10 +1,9 @@
 """The settings of `sertune distil`."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from sertune.config import AudioConfig, AugmentConfig, Settings
-from sertune.errors import SertuneError
+from sertune.config import AudioConfig, AugmentConfig, Settings, need
 from sertune.model.student import Shape
 
 
@@ -169,45 +168,40 @@ def check(config: DistilConfig) -> None:
     config.student.shape.check()
     loss, train, cache, audio = config.loss, config.train, config.cache, config.audio
     for key in ("l1", "cosine", "mean", "outputs"):
-        _need(getattr(loss, key) >= 0, f"loss.{key}", getattr(loss, key), "0 or more")
-    _need(loss.l1 + loss.cosine + loss.mean > 0, "loss.l1", loss.l1, "a weight above 0, or one of cosine and mean")
-    _need(len(set(config.layers)) == len(config.layers), "layers", config.layers, "each layer once")
-    _need(audio.min_seconds >= 0, "audio.min_seconds", audio.min_seconds, "seconds, 0 or more")
+        need(getattr(loss, key) >= 0, f"loss.{key}", getattr(loss, key), "0 or more")
+    need(loss.l1 + loss.cosine + loss.mean > 0, "loss.l1", loss.l1, "a weight above 0, or one of cosine and mean")
+    need(len(set(config.layers)) == len(config.layers), "layers", config.layers, "each layer once")
+    need(audio.min_seconds >= 0, "audio.min_seconds", audio.min_seconds, "seconds, 0 or more")
     least = f"seconds above 0, no less than audio.min_seconds = {audio.min_seconds:g}, at most 30"
-    _need(max(audio.min_seconds, 1e-9) <= audio.crop <= 30, "audio.crop", audio.crop, least)
+    need(max(audio.min_seconds, 1e-9) <= audio.crop <= 30, "audio.crop", audio.crop, least)
     silence, level = audio.silence, audio.level
-    _need(silence == "auto" or silence >= 0, "audio.silence", silence, "seconds, 0 or more, or auto")
-    _need(level == "auto" or -80 <= level <= 0, "audio.level", level, "dB from -80, below 0, or 0: as it is, or auto")
+    need(silence == "auto" or silence >= 0, "audio.silence", silence, "seconds, 0 or more, or auto")
+    need(level == "auto" or -80 <= level <= 0, "audio.level", level, "dB from -80, below 0, or 0: as it is, or auto")
     _check_augment(config.augment)
-    _need(cache.views >= 1, "cache.views", cache.views, "1 or more")
-    _need(cache.disk_gib >= 0, "cache.disk_gib", cache.disk_gib, "GiB, 0 or more")
-    _need(train.epochs >= 1, "train.epochs", train.epochs, "1 or more")
-    _need(train.lr > 0, "train.lr", train.lr, "a rate above 0")
+    need(cache.views >= 1, "cache.views", cache.views, "1 or more")
+    need(cache.disk_gib >= 0, "cache.disk_gib", cache.disk_gib, "GiB, 0 or more")
+    need(train.epochs >= 1, "train.epochs", train.epochs, "1 or more")
+    need(train.lr > 0, "train.lr", train.lr, "a rate above 0")
     for key in ("weight_decay", "clip", "checkpoint_minutes"):
-        _need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
+        need(getattr(train, key) >= 0, f"train.{key}", getattr(train, key), "0 or more")
     for key in ("warmup", "held_out"):
-        _need(0 <= getattr(train, key) < 1, f"train.{key}", getattr(train, key), "a share from 0, below 1")
-    _need(train.batch_clips >= 1, "train.batch_clips", train.batch_clips, "1 or more")
-    _need(train.batch_seconds > 0, "train.batch_seconds", train.batch_seconds, "seconds above 0")
-    _need(config.seed >= 0, "seed", config.seed, "0 or more")
+        need(0 <= getattr(train, key) < 1, f"train.{key}", getattr(train, key), "a share from 0, below 1")
+    need(train.batch_clips >= 1, "train.batch_clips", train.batch_clips, "1 or more")
+    need(train.batch_seconds > 0, "train.batch_seconds", train.batch_seconds, "seconds above 0")
+    need(config.seed >= 0, "seed", config.seed, "0 or more")
 
 
 def _check_augment(augment: WaveConfig) -> None:
     speed, room, noise = augment.wave_speed, augment.wave_reverb, augment.wave_noise
     good = not speed or (len(speed) == 2 and 0.5 <= speed[0] <= speed[1] <= 2)
-    _need(good, "augment.wave_speed", speed, "two factors from 0.5 to 2, the smaller one first, or []")
+    need(good, "augment.wave_speed", speed, "two factors from 0.5 to 2, the smaller one first, or []")
     good = not room or (len(room) == 2 and 0 < room[0] <= room[1] <= 10)
-    _need(good, "augment.wave_reverb", room, "two times in seconds above 0, at most 10, the smaller one first, or []")
+    need(good, "augment.wave_reverb", room, "two times in seconds above 0, at most 10, the smaller one first, or []")
     good = not noise or (len(noise) == 2 and -100 <= noise[0] <= noise[1] <= 100)
-    _need(good, "augment.wave_noise", noise, "two ratios in dB, from -100 to 100, the smaller one first, or []")
-    _need(0 <= augment.wave_channel <= 40, "augment.wave_channel", augment.wave_channel, "dB, 0 to 40")
-    _need(0 <= augment.wave_mask < 1, "augment.wave_mask", augment.wave_mask, "a share from 0, below 1")
-    _need(0 <= augment.share <= 1, "augment.share", augment.share, "a probability, 0 to 1")
-
-
-def _need(good: bool, key: str, value: Any, expected: str) -> None:
-    if not good:
-        raise SertuneError(f"{key} = {value}: expected {expected}")
+    need(good, "augment.wave_noise", noise, "two ratios in dB, from -100 to 100, the smaller one first, or []")
+    need(0 <= augment.wave_channel <= 40, "augment.wave_channel", augment.wave_channel, "dB, 0 to 40")
+    need(0 <= augment.wave_mask < 1, "augment.wave_mask", augment.wave_mask, "a share from 0, below 1")
+    need(0 <= augment.share <= 1, "augment.share", augment.share, "a probability, 0 to 1")
 
 
 def heard_as(config: WindowConfig, own: AudioConfig | None) -> AudioConfig:

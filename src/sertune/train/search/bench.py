@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sertune.config import AUTO_LAYERS, AugmentConfig, MethodConfig, RunConfig, to_dict
+from sertune.config import AugmentConfig, MethodConfig, RunConfig, auto_layers, to_dict
 from sertune.corpora.reading import sources
 from sertune.data.manifest import Manifest
 from sertune.data.splits import Protocol
@@ -51,7 +51,7 @@ def cut_of(method: MethodConfig, depth: int) -> int:
     if "full" in method.parts or method.layers == "all":
         return 0
     if method.layers == "auto":
-        return max(0, depth - AUTO_LAYERS)
+        return depth - auto_layers(depth)
     if method.layers > depth:
         raise SertuneError(f"method.layers = {method.layers}: the encoder has {depth} layers")
     return depth - method.layers
